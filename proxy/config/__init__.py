@@ -1,0 +1,1 @@
+"""Configuration: typed settings, the loader, and the presets that ship."""

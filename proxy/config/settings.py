@@ -1,0 +1,159 @@
+"""The configuration as typed, frozen settings; every default and unit is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsSettings(_Settings):
+    """PEM files. `client_ca` turns on mutual TLS."""
+
+    certificate: str
+    key: str
+    client_ca: str = ""
+
+
+class ListenSettings(_Settings):
+    """Where the proxy answers. Port 0 picks a free one (printed at start)."""
+
+    address: str = "127.0.0.1:50051"
+    metrics: str = "127.0.0.1:9464"
+    tls: TlsSettings | None = None
+
+
+class StoreSettings(_Settings):
+    """One store. `engine` chooses the adapter; `dsn` is a libpq connection string or URI."""
+
+    engine: Literal["postgresql", "memory"]
+    dsn: str = ""
+    pool_size_min: int = Field(default=2, ge=1, le=100)
+    pool_size_max: int = Field(default=8, ge=1, le=200)
+
+
+class LedgerSettings(_Settings):
+    """The ledger's own PostgreSQL database (tables in schema `crossfade`)."""
+
+    engine: Literal["postgresql", "memory"] = "postgresql"
+    dsn: str = ""
+    pool_size_max: int = Field(default=4, ge=2, le=50)
+    lease_s: float = Field(default=10.0, ge=1.0, le=300.0)
+    flush_rows_max: int = Field(default=500, ge=1, le=10_000)
+    settle_delay_ms: float = Field(default=20.0, ge=0.0, le=1000.0)
+
+
+class WriteSettings(_Settings):
+    """The dual write (design section 3)."""
+
+    ack: Literal["both", "primary"] = "both"
+    ledger_down: Literal["refuse", "primary_alone"] = "refuse"
+    primary_deadline_s: float = Field(default=5.0, gt=0, le=60)
+    secondary_deadline_s: float = Field(default=2.0, gt=0, le=60)
+    hold_max_s: float = Field(default=5.0, gt=0, le=60)
+    in_flight_max: int = Field(default=1000, ge=1, le=100_000)
+    breaker_failures: int = Field(default=5, ge=1, le=1000)
+    breaker_open_s: float = Field(default=5.0, gt=0, le=300)
+    one_sided_records: Literal["refuse", "new_alone"] = "refuse"
+
+
+class ReadSettings(_Settings):
+    """Reads (design section 6)."""
+
+    deadline_s: float = Field(default=10.0, gt=0, le=300)
+    fallback: bool = True
+    dirty_keys_max: int = Field(default=1000, ge=0)
+
+
+class ShadowSettings(_Settings):
+    """Shadow reads (design section 8) and the gate before the ramp."""
+
+    sample: float = Field(default=1.0, ge=0.0, le=1.0)
+    queue_max: int = Field(default=256, ge=1, le=100_000)
+    workers: int = Field(default=2, ge=1, le=32)
+    deadline_s: float = Field(default=10.0, gt=0, le=300)
+    noise_sample: float = Field(default=0.05, ge=0.0, le=1.0)
+    score_epsilon: float = Field(default=1e-5, ge=0.0)
+    gate_queries_min: int = Field(default=100, ge=0)
+    gate_overlap_min: float = Field(default=0.99, ge=0.0, le=1.0)
+    gate_errors_max: int = Field(default=0, ge=0)
+    gate_latency_ratio_max: float = Field(default=1.1, gt=0)
+
+
+class ReconcileSettings(_Settings):
+    """Backfill, verify, repair (design sections 4 and 5)."""
+
+    batch_rows: int = Field(default=1000, ge=1, le=100_000)
+    batch_bytes_max: int = Field(default=32 * 2**20, ge=2**16)
+    range_rows: int = Field(default=20_000, ge=1)
+    workers: int = Field(default=2, ge=1, le=32)
+    rows_per_s_max: float = Field(default=0.0, ge=0.0)
+    bytes_per_s_max: float = Field(default=0.0, ge=0.0)
+    primary_latency_ms_max: float = Field(default=0.0, ge=0.0)
+    lease_s: float = Field(default=15.0, ge=1.0, le=600.0)
+    deadline_s: float = Field(default=120.0, gt=0)
+    differences_max: int = Field(default=10_000, ge=1)
+
+
+class LimitSettings(_Settings):
+    """What a request may be at most."""
+
+    message_bytes_max: int = Field(default=16 * 2**20, ge=2**16)
+    key_bytes_max: int = Field(default=1024, ge=16, le=2000)
+    batch_items_max: int = Field(default=1000, ge=1)
+    search_limit_max: int = Field(default=1000, ge=1)
+    list_limit_max: int = Field(default=1000, ge=1)
+    offset_max: int = Field(default=10_000, ge=0)
+    filter_depth_max: int = Field(default=16, ge=1)
+    filter_nodes_max: int = Field(default=256, ge=1)
+
+
+class SwitchSettings(_Settings):
+    """Phase steps and the swap of the primary (design section 7)."""
+
+    drain_timeout_s: float = Field(default=2.0, gt=0, le=60)
+    ack_timeout_s: float = Field(default=15.0, gt=0, le=300)
+    dirty_max: int = Field(default=0, ge=0)
+
+
+class TelemetrySettings(_Settings):
+    """OpenTelemetry. `otlp_endpoint` "" exports no traces."""
+
+    otlp_endpoint: str = ""
+    service_name: str = "crossfade"
+    trace_sample: float = Field(default=1.0, ge=0.0, le=1.0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+
+class FlagSettings(_Settings):
+    """The traffic flag. `provider` "" is the built-in one, else "module:factory" of a team's own."""
+
+    provider: str = ""
+    flag_key: str = "crossfade.read_new"
+
+
+class Settings(_Settings):
+    """A whole configuration. `collections` is left as read: `proxy.config.schema` compiles it."""
+
+    version: Literal[1] = 1
+    migration: str = Field(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    preset: str = ""
+    listen: ListenSettings = ListenSettings()
+    old: StoreSettings
+    new: StoreSettings
+    ledger: LedgerSettings
+    writes: WriteSettings = WriteSettings()
+    reads: ReadSettings = ReadSettings()
+    shadow: ShadowSettings = ShadowSettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
+    limits: LimitSettings = LimitSettings()
+    switch: SwitchSettings = SwitchSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    flags: FlagSettings = FlagSettings()
+    collections: Mapping[str, object] = Field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Fronts: wire protocols in, the data plane and control plane out."""

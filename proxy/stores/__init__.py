@@ -1,0 +1,1 @@
+"""Stores: one adapter per engine behind one small Protocol."""

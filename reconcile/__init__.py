@@ -1,0 +1,1 @@
+"""The reconciler: backfill, verify and repair by the copy rule."""

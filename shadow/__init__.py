@@ -1,0 +1,1 @@
+"""Shadow reads: compare two stores' answers, attribute every difference, report, gate."""

