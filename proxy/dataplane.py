@@ -115,7 +115,7 @@ class DataPlane(Protocol):
     """
 
     async def write(self, write: Write, context: RequestContext) -> WriteAck:
-        """Apply one write. INSERT: ALREADY_EXISTS; PATCH: NOT_FOUND; parent: FAILED_PRECONDITION."""
+        """Apply one write (INSERT: ALREADY_EXISTS, PATCH: NOT_FOUND, or FAILED_PRECONDITION)."""
 
     async def batch(
         self, writes: Sequence[Write], *, atomic: bool, context: RequestContext

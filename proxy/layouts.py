@@ -7,7 +7,8 @@ above the stores looks into one, except to ask what a store can hold.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from enum import Enum
 
 from proxy.model import CollectionSpec, Key, Value
@@ -61,7 +62,7 @@ class Column:
     rest: str = ""
     lookup_table: str = ""
     lookup_id: str = "id"
-    lookup_match: Mapping[str, str] = field(default_factory=dict)
+    lookup_match: Mapping[str, str] = dataclass_field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +101,8 @@ class Layout:
     collection: str
     table: str
     columns: tuple[Column, ...]
-    constants: Mapping[str, Value] = field(default_factory=dict)
-    sequences: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Value] = dataclass_field(default_factory=dict)
+    sequences: Mapping[str, str] = dataclass_field(default_factory=dict)
     check_parent: bool = False
     index: IndexSpec | None = None
 

