@@ -1,0 +1,1 @@
+"""Version 1 of the data plane: storage.proto and the code generated from it."""
