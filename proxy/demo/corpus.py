@@ -118,7 +118,13 @@ def _from_parquet(file: Path, pace: Pace) -> Corpus:
     else:
         lifted = _computed(*(_texts(part) for part in (rows, live, asked)))
         kind = "hashed tf-idf"
-    return _assemble(str(file), kind, rows.to_pylist(), live.to_pylist(), _texts(asked), lifted)
+    return _assemble(
+        {"source": str(file), "vectors": kind},
+        rows.to_pylist(),
+        live.to_pylist(),
+        asked=_texts(asked),
+        matrix=lifted,
+    )
 
 
 def _read(file: Path, needed: Sequence[str]) -> pa.Table:
@@ -185,7 +191,8 @@ def _harvested(pace: Pace) -> Corpus:
     matrix = _computed([t.content for t in rows], [t.content for t in live], asked)
     where = f"documentation strings of Python {source_version()}"
     plain = [[_plain(text) for text in part] for part in (rows, live)]
-    return _assemble(where, "hashed tf-idf", plain[0], plain[1], asked, matrix)
+    about = {"source": where, "vectors": "hashed tf-idf"}
+    return _assemble(about, plain[0], plain[1], asked=asked, matrix=matrix)
 
 
 def _spread_texts(texts: list[Text], limit: int) -> list[Text]:
@@ -210,10 +217,10 @@ def _computed(rows: list[str], live: list[str], asked: list[str]) -> Matrix:
 
 
 def _assemble(
-    source: str,
-    kind: str,
+    about: Mapping[str, str],
     rows: list[dict[str, object]],
     live: list[dict[str, object]],
+    *,
     asked: list[str],
     matrix: Matrix,
 ) -> Corpus:
@@ -221,8 +228,8 @@ def _assemble(
     packed = [row.astype("<f4").tobytes() for row in matrix]
     split = len(rows)
     return Corpus(
-        source=source,
-        vectors=kind,
+        source=about["source"],
+        vectors=about["vectors"],
         documents=[_document(row, vector) for row, vector in zip(rows, packed, strict=False)],
         live=[_document(row, vector) for row, vector in zip(live, packed[split:], strict=False)],
         questions=[

@@ -72,7 +72,7 @@ class Household:
 
     async def __aenter__(self) -> Household:
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._guardian = subprocess.Popen(  # noqa: S603, ASYNC220 - our own module, starts at once
+        self._guardian = subprocess.Popen(  # noqa: ASYNC220 - our own module, starts at once
             [sys.executable, "-m", "proxy.demo.guardian"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

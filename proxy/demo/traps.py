@@ -77,7 +77,7 @@ def with_traps(documents: Sequence[Document]) -> list[Document]:
 
 def crate_configs(crates: Sequence[str], now: dt.datetime) -> list[CrateConfig]:
     """Return one configuration a crate; some disabled, some never checked, some odd."""
-    odd = ["", "a b", 'q"uo\'te', "ü,{}", "NULL"]
+    odd = ["", "a b", "q\"uo'te", "ü,{}", "NULL"]
     return [
         CrateConfig(
             name=crate,
@@ -86,7 +86,9 @@ def crate_configs(crates: Sequence[str], now: dt.datetime) -> list[CrateConfig]:
             features=(None, [], ["full"], odd)[number % 4],
             expected_docs=number * 10,
             enabled=number % 5 != 0,
-            last_checked=None if number % 6 == 0 else now - dt.timedelta(days=number, microseconds=7),
+            last_checked=None
+            if number % 6 == 0
+            else now - dt.timedelta(days=number, microseconds=7),
         )
         for number, crate in enumerate(crates)
     ]
@@ -100,7 +102,7 @@ def population_jobs(configs: int, now: dt.datetime) -> list[PopulationJob]:
             config=number % configs,
             status=statuses[number % 4],
             started_at=None if number % 4 == 0 else now - dt.timedelta(hours=number),
-            error_message="it's broken: \"€\"\n" if number % 4 == 3 else None,
+            error_message='it\'s broken: "€"\n' if number % 4 == 3 else None,
             docs_populated=None if number % 4 == 0 else number,
         )
         for number in range(2 * configs)

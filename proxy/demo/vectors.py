@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
@@ -38,7 +39,8 @@ def lift(vectors: Matrix) -> Matrix:
 def normalised(vectors: npt.NDArray[np.floating]) -> Matrix:
     """Scale each row to length 1; a zero row stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, where=lengths > 0, out=np.zeros_like(vectors)).astype("<f4")
+    scaled: Matrix = (vectors / np.where(lengths > 0, lengths, 1.0)).astype("<f4")
+    return scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class HashedTfIdf:
 def _features(text: str) -> _Ids:
     words = _WORD.findall(text.lower())
     features = list(words)
-    features.extend(f"{left} {right}" for left, right in zip(words, words[1:], strict=False))
+    features.extend(f"{left} {right}" for left, right in itertools.pairwise(words))
     for word in words:
         framed = f"^{word}$"
         features.extend(
