@@ -32,7 +32,7 @@ class StoreSettings(_Settings):
     """One store. `engine` chooses the adapter; `dsn` is a libpq connection string or URI."""
 
     engine: Literal["postgresql", "memory"]
-    dsn: str = ""
+    dsn: str = Field(default="", repr=False)
     pool_size_min: int = Field(default=2, ge=1, le=100)
     pool_size_max: int = Field(default=8, ge=1, le=200)
 
@@ -41,7 +41,7 @@ class LedgerSettings(_Settings):
     """The ledger's own PostgreSQL database (tables in schema `crossfade`)."""
 
     engine: Literal["postgresql", "memory"] = "postgresql"
-    dsn: str = ""
+    dsn: str = Field(default="", repr=False)
     pool_size_max: int = Field(default=4, ge=2, le=50)
     lease_s: float = Field(default=10.0, ge=1.0, le=300.0)
     flush_rows_max: int = Field(default=500, ge=1, le=10_000)

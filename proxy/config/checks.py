@@ -1,0 +1,121 @@
+"""Checks across settings: deadlines against leases, addresses, connection strings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from proxy.config.secrets import has_password
+from proxy.config.settings import LedgerSettings, Settings, StoreSettings
+from proxy.config.source import Path, Source
+from proxy.errors import Violation
+from proxy.layouts import StoreSchema
+
+_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s\[\]]+):(?P<port>\d{1,5})\Z")
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+_PORT_MAX = 65_535
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split "host:port" ("[::1]:50051" for IPv6).
+
+    Raises:
+        ValueError: it is not of this form.
+    """
+    match = _ADDRESS.match(address)
+    if match is None or int(match["port"]) > _PORT_MAX:
+        raise ValueError(f"not host:port: {address!r}")
+    return match["host"].strip("[]"), int(match["port"])
+
+
+def check_settings(settings: Settings, source: Source) -> tuple[Violation, ...]:
+    """Return what is wrong with settings that are each fine on their own."""
+    checks = (_dsns(settings), _pools(settings), _timing(settings), _listen(settings))
+    return tuple(
+        Violation(where=source.where(path), expected=expected, got=got)
+        for check in checks
+        for path, expected, got in check
+    )
+
+
+def _dsns(settings: Settings) -> Iterator[tuple[Path, str, str]]:
+    for name, part in _parts(settings):
+        if part.engine == "postgresql" and not part.dsn:
+            expected = "a connection string such as postgresql://user@host/database"
+            yield (name, "dsn"), expected, "nothing"
+        if part.engine == "memory" and part.dsn:
+            yield (name, "dsn"), "no dsn for the engine memory", "one"
+
+
+def _parts(settings: Settings) -> tuple[tuple[str, StoreSettings | LedgerSettings], ...]:
+    return (("old", settings.old), ("new", settings.new), ("ledger", settings.ledger))
+
+
+def _pools(settings: Settings) -> Iterator[tuple[Path, str, str]]:
+    for name, store in (("old", settings.old), ("new", settings.new)):
+        if store.pool_size_min > store.pool_size_max:
+            expected = f"at most pool_size_max ({store.pool_size_max})"
+            yield (name, "pool_size_min"), expected, str(store.pool_size_min)
+
+
+def _timing(settings: Settings) -> Iterator[tuple[Path, str, str]]:
+    lease = settings.ledger.lease_s
+    for name in ("primary_deadline_s", "secondary_deadline_s"):
+        deadline = getattr(settings.writes, name)
+        if deadline >= lease:
+            expected = f"less than ledger.lease_s ({lease:g}): a store call must end in the lease"
+            yield ("writes", name), expected, f"{deadline:g}"
+    if settings.switch.drain_timeout_s >= settings.writes.hold_max_s:
+        expected = (
+            f"less than writes.hold_max_s ({settings.writes.hold_max_s:g}):"
+            " a held write must not fail before the swap gives up"
+        )
+        yield ("switch", "drain_timeout_s"), expected, f"{settings.switch.drain_timeout_s:g}"
+
+
+def _listen(settings: Settings) -> Iterator[tuple[Path, str, str]]:
+    listen = settings.listen
+    for name, address in (("address", listen.address), ("metrics", listen.metrics)):
+        if name == "metrics" and not address:
+            continue
+        try:
+            split_address(address)
+        except ValueError:
+            yield ("listen", name), "host:port (port 0 picks a free one)", repr(address)
+    provider = settings.flags.provider
+    if provider and not _FACTORY.match(provider):
+        yield ("flags", "provider"), '"package.module:factory"', repr(provider)
+
+
+def check_stores(
+    settings: Settings, old: StoreSchema, new: StoreSchema, source: Source
+) -> tuple[Violation, ...]:
+    """Refuse a migration of a table onto itself."""
+    same = settings.old.engine == settings.new.engine == "postgresql"
+    if not same or settings.old.dsn != settings.new.dsn:
+        return ()
+    shared = {item.table for item in old.layouts.values()} & {
+        item.table for item in new.layouts.values()
+    }
+    return tuple(
+        Violation(
+            where=source.where(("new", "dsn")),
+            expected="another database than old.dsn, or other tables",
+            got=f'the table "{table}" on both sides',
+        )
+        for table in sorted(shared)
+    )
+
+
+def warn_settings(settings: Settings, source: Source) -> tuple[str, ...]:
+    """Return what is allowed but deserves a look."""
+    found = []
+    for name, part in _parts(settings):
+        if has_password(part.dsn) and (name, "dsn") not in source.from_environment:
+            where = source.where((name, "dsn"))
+            found.append(f"{where} holds a password in clear text; write ${{VARIABLE}} instead")
+        if part.engine == "memory":
+            found.append(
+                f"{name} is in memory: it is empty at every start, and seen by nobody else"
+            )
+    return tuple(found)

@@ -1,0 +1,161 @@
+"""Loads a configuration: YAML, environment, preset, settings and schemas; every error at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path as FilePath
+
+from pydantic import ValidationError
+
+from proxy.config.checks import check_settings, check_stores, warn_settings
+from proxy.config.problems import did_you_mean, from_pydantic
+from proxy.config.schema import compile_schema
+from proxy.config.settings import Settings
+from proxy.config.source import BYTES_MAX, Source, overlay, read
+from proxy.errors import ConfigInvalid, Violation
+from proxy.layouts import StoreSchema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole, valid configuration.
+
+    Attributes:
+        old, new: what each store adapter needs: the same specs, each with its own layouts.
+        warnings: things that are allowed but deserve a look.
+    """
+
+    settings: Settings = field(repr=False)
+    old: StoreSchema
+    new: StoreSchema
+    warnings: tuple[str, ...] = ()
+
+
+def load(path: FilePath | str, environment: Mapping[str, str] | None = None) -> Config:
+    """Read the file and return the configuration.
+
+    Raises:
+        ConfigInvalid: with one violation, "file:line (path): expected ..., got ...", for each
+            thing that is wrong. No secret is in it.
+    """
+    file = FilePath(path)
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(BYTES_MAX + 1)
+        if len(raw) > BYTES_MAX:
+            raise ConfigInvalid(f"cannot read {file}: it has more than {BYTES_MAX} bytes", ())
+        text = raw.decode("utf-8")
+    except OSError as error:
+        raise ConfigInvalid(f"cannot read {file}: {error.strerror or error}", ()) from error
+    except UnicodeDecodeError as error:
+        raise ConfigInvalid(f"cannot read {file}: it is not UTF-8 text", ()) from error
+    return load_text(text, str(path), environment)
+
+
+def load_text(text: str, name: str, environment: Mapping[str, str] | None = None) -> Config:
+    """Like `load`, for a text; `name` is what messages call it."""
+    variables = os.environ if environment is None else environment
+    source = read(text, name, variables)
+    if not isinstance(source.data, Mapping):
+        nothing = Violation(where=source.where(()), expected="a mapping of settings")
+        raise _invalid(name, source.problems or (nothing,))
+    whole, preset_problems = _with_preset(source)
+    settings, found = _settings(source.data, source)
+    compiled = compile_schema(whole)
+    problems = [*source.problems, *preset_problems, *found]
+    problems.extend(() if preset_problems else compiled.problems)
+    if settings is None or problems:
+        raise _invalid(name, problems)
+    clashes = check_stores(settings, compiled.old, compiled.new, source)
+    if clashes:
+        raise _invalid(name, clashes)
+    warnings = (*warn_settings(settings, source), *compiled.warnings)
+    return Config(settings=settings, old=compiled.old, new=compiled.new, warnings=warnings)
+
+
+def _invalid(name: str, problems: Iterable[Violation]) -> ConfigInvalid:
+    unique = sorted(dict.fromkeys(problems), key=_line)
+    things = "thing is" if len(unique) == 1 else "things are"
+    return ConfigInvalid(f"{name}: {len(unique)} {things} wrong", tuple(unique))
+
+
+def _line(problem: Violation) -> tuple[str, int]:
+    file, _, line = problem.where.partition(" (")[0].rpartition(":")
+    return file, int(line) if line.isdigit() else 0
+
+
+def _settings(
+    data: Mapping[str, object], source: Source
+) -> tuple[Settings | None, tuple[Violation, ...]]:
+    plain = {key: value for key, value in data.items() if value is not None}
+    if not isinstance(plain.get("collections", {}), Mapping):
+        plain.pop("collections")  # compile_schema says what is wrong with it
+    try:
+        settings = Settings.model_validate(plain)
+    except ValidationError as error:
+        rest = _without(plain, [item["loc"] for item in error.errors(include_url=False)])
+        return None, from_pydantic(error, source, Settings) + _checked_rest(rest, source)
+    return settings, check_settings(settings, source)
+
+
+def _checked_rest(data: Mapping[str, object], source: Source) -> tuple[Violation, ...]:
+    """Check what is left when the broken values are at their defaults, if that is possible."""
+    try:
+        return check_settings(Settings.model_validate(data), source)
+    except ValidationError:
+        return ()
+
+
+def _without(data: Mapping[str, object], paths: list[tuple[int | str, ...]]) -> dict[str, object]:
+    """Return a copy of a two-level mapping without the values at these paths."""
+    result = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()
+    }
+    for path in paths:
+        section = result.get(str(path[0])) if path else None
+        if len(path) > 1 and isinstance(section, dict):
+            section.pop(path[1], None)
+        elif path:
+            result.pop(str(path[0]), None)
+    return result
+
+
+def _with_preset(source: Source) -> tuple[Source, tuple[Violation, ...]]:
+    """Lay the user's collections over those of the preset, if one is named."""
+    data = source.data
+    name = data.get("preset") if isinstance(data, Mapping) else None
+    if not name:
+        return source, ()
+    known = preset_names()
+    if not isinstance(name, str) or name not in known:
+        expected = f"a preset{did_you_mean(str(name), known)}"
+        problem = Violation(where=source.where(("preset",)), expected=expected, got=f'"{name}"')
+        return source, (problem,)
+    return overlay(read(preset_text(name), f"preset {name}", {}), source), ()
+
+
+def preset_names() -> list[str]:
+    """Return the presets that ship."""
+    folder = resources.files("proxy.config") / "presets"
+    files = sorted(item.name for item in folder.iterdir())
+    return [item.removesuffix(".yaml") for item in files if item.endswith(".yaml")]
+
+
+def preset_text(name: str) -> str:
+    """Return a preset as it ships, comments included.
+
+    Raises:
+        ConfigInvalid: there is no such preset.
+    """
+    if name not in preset_names():
+        hint = did_you_mean(name, preset_names())
+        raise ConfigInvalid(f'there is no preset "{name}"{hint}', ())
+    return (resources.files("proxy.config") / "presets" / f"{name}.yaml").read_text("utf-8")
+
+
+def example() -> str:
+    """Return a commented configuration that loads (with OLD_DSN, NEW_DSN, LEDGER_DSN set)."""
+    return (resources.files("proxy.config") / "example.yaml").read_text("utf-8")
