@@ -40,7 +40,11 @@ class IntentLog(Protocol):
             StaleEpoch: the routing in force is not `epoch`, or writes are held.
             LeaseLost: the replica's lease has run out by the ledger's clock.
             Rejected(FAILED_PRECONDITION): an idempotency key was used for another request.
+            Unavailable: the first try with the same idempotency key has not ended yet.
         """
+
+    async def recall(self, idempotency_key: str) -> Key | None:
+        """Return the key that the first try with this idempotency key resolved to."""
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Close intents. Not clean, overlapped (rule W5) or taken over: the key is dirty."""
@@ -67,8 +71,13 @@ class IntentLog(Protocol):
 class CopyLog(Protocol):
     """What a copier needs: steps 0, 1, 2 and 5 of the copy rule."""
 
-    async def begin_copy(self, collection: str) -> CopySnapshot:
-        """Step 1: register a snapshot of the ledger."""
+    async def begin_copy(self, collection: str, *, copying: bool = True) -> CopySnapshot:
+        """Step 1: register a snapshot of the ledger. It is good for 60 s.
+
+        A swap of the primary waits until no copying snapshot is open; a reader's watermark
+        (verify) says `copying=False` and holds nobody up. Read the routing after this call: with
+        a copying snapshot open the roles cannot change.
+        """
 
     async def finish_copy(
         self,
@@ -82,6 +91,9 @@ class CopyLog(Protocol):
 
         A touched key with any intent not visible in the snapshot becomes dirty; dirty marks that
         the snapshot saw are cleared for the other touched keys; keys left out become dirty.
+
+        Raises:
+            Unavailable: the snapshot had expired; every touched key is dirty, copy again.
         """
 
     async def abandon_copy(self, snapshot: CopySnapshot) -> None:
@@ -188,6 +200,7 @@ class RoutingLog(Protocol):
         actor: str,
         reason: str,
         detail: Mapping[str, JsonValue],
+        drained: bool = False,
     ) -> Routing:
         """Put a new routing in force (its epoch becomes expected_epoch + 1) and log it.
 
@@ -195,6 +208,8 @@ class RoutingLog(Protocol):
 
         Raises:
             StaleEpoch: somebody changed it first.
+            Rejected(FAILED_PRECONDITION): with `drained`, something is unsettled, dirty or being
+                copied.
         """
 
     async def register_replica(

@@ -70,15 +70,18 @@ class Intent:
     """A durable intent. `snapshot` is the ledger's view when it was appended (opaque).
 
     `earlier` is the recorded answer of a write with the same idempotency key, if there is one:
-    then nothing was appended and `seq` is 0.
+    then nothing was appended and `seq` is 0. `resumed`: that key was seen before, but no answer is
+    on record (the first try may have been applied).
     """
 
     seq: int
     collection: str
     key: Key
     snapshot: str
+    replica_id: str
     idempotency_key: str = ""
     earlier: Mapping[str, JsonValue] | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

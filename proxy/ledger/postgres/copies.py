@@ -1,0 +1,180 @@
+"""The copy rule's bookkeeping in PostgreSQL: snapshots, step 5, dirty keys, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from proxy.errors import Unavailable
+from proxy.ledger.postgres.database import LedgerDatabase
+from proxy.ledger.postgres.jobs import range_update
+from proxy.ledger.types import CopyOutcome, CopySnapshot, DeadLetter, DirtyKey, RangeState
+from proxy.model import Key, decode_key, encode_key
+
+# The row is there before the snapshot is taken, and the gate is held until the commit: pruning
+# and a swap either come first or see it.
+_REGISTER = """
+WITH gate AS MATERIALIZED (SELECT crossfade.enter_shared(%s))
+INSERT INTO crossfade.copy_snapshots (migration, collection, copying, expires_at)
+SELECT %s, %s, %s, clock_timestamp() + interval '60 s' FROM gate RETURNING snapshot_id
+"""
+_TAKE = """
+UPDATE crossfade.copy_snapshots SET snapshot = pg_current_snapshot() WHERE snapshot_id = %s
+RETURNING (
+    SELECT coalesce(array_agg(DISTINCT i.key), '{}') FROM crossfade.intents i
+    WHERE i.migration = %s AND i.settled_xid IS NULL AND i.collection = %s
+)
+"""
+_NEWER = """
+SELECT DISTINCT i.key FROM crossfade.intents i, crossfade.copy_snapshots c
+WHERE c.snapshot_id = %s AND i.migration = %s AND i.collection = %s AND i.key = ANY (%s)
+  AND (i.settled_xid IS NULL OR NOT pg_visible_in_snapshot(i.xid, c.snapshot))
+"""
+
+
+class CopyTable:
+    """`CopyLog` over the tables copy_snapshots, dirty and dead_letters."""
+
+    def __init__(self, database: LedgerDatabase) -> None:
+        self._db = database
+
+    async def begin_copy(self, collection: str, *, copying: bool = True) -> CopySnapshot:
+        """See `CopyLog.begin_copy`."""
+        number = self._db.migration_number
+        async with self._db.connection() as connection, connection.transaction():
+            cursor = await connection.execute(_REGISTER, (number, number, collection, copying))
+            row = await cursor.fetchone()
+            snapshot_id = int(row[0]) if row else 0
+            cursor = await connection.execute(_TAKE, (snapshot_id, number, collection))
+            row = await cursor.fetchone()
+            keys = row[0] if row else []
+        return CopySnapshot(
+            snapshot_id=snapshot_id,
+            collection=collection,
+            in_flight=frozenset(decode_key(key) for key in keys),
+        )
+
+    async def finish_copy(
+        self,
+        snapshot: CopySnapshot,
+        *,
+        touched: Collection[Key],
+        left_out: Collection[Key] = (),
+        progress: RangeState | None = None,
+    ) -> CopyOutcome:
+        """See `CopyLog.finish_copy`; one transaction."""
+        arguments = (
+            self._db.migration_number,
+            snapshot.snapshot_id,
+            snapshot.collection,
+            sorted(encode_key(key) for key in touched),
+            sorted(encode_key(key) for key in left_out),
+        )
+        async with self._db.connection() as connection, connection.transaction():
+            cursor = await connection.execute(
+                "SELECT status, dirty_keys, cleared"
+                " FROM crossfade.finish_copy(%s, %s, %s, %s::text[], %s::text[])",
+                arguments,
+            )
+            row = await cursor.fetchone()
+            expired = row is None or row[0] != "ok"
+            if progress is not None and not expired:
+                await connection.execute(*range_update(progress))
+        if row is None or expired:
+            raise Unavailable(
+                "A copy took longer than its snapshot is good for (60 s); its keys are dirty.",
+                where="ledger",
+                hint="Use smaller batches (reconcile.batch_rows).",
+            )
+        return CopyOutcome(dirty=frozenset(decode_key(key) for key in row[1]), cleared=row[2])
+
+    async def abandon_copy(self, snapshot: CopySnapshot) -> None:
+        """See `CopyLog.abandon_copy`."""
+        await self._db.fetch(
+            "DELETE FROM crossfade.copy_snapshots WHERE snapshot_id = %s OR expires_at < now()",
+            (snapshot.snapshot_id,),
+        )
+
+    async def settled_since(self, snapshot: CopySnapshot, keys: Collection[Key]) -> frozenset[Key]:
+        """See `CopyLog.settled_since`."""
+        rows = await self._db.fetch(
+            _NEWER,
+            (
+                snapshot.snapshot_id,
+                self._db.migration_number,
+                snapshot.collection,
+                [encode_key(key) for key in keys],
+            ),
+        )
+        return frozenset(decode_key(row[0]) for row in rows)
+
+    async def dirty_keys(self, collection: str, *, limit: int) -> list[DirtyKey]:
+        """See `CopyLog.dirty_keys`."""
+        rows = await self._db.fetch(
+            "SELECT key, reason, since FROM crossfade.dirty"
+            " WHERE migration = %s AND collection = %s ORDER BY since, key LIMIT %s",
+            (self._db.migration_number, collection, limit),
+        )
+        return [
+            DirtyKey(collection=collection, key=decode_key(key), reason=reason, since=since)
+            for key, reason, since in rows
+        ]
+
+    async def add_dead_letters(
+        self, job_id: int, collection: str, letters: Mapping[Key, str]
+    ) -> None:
+        """See `CopyLog.add_dead_letters`."""
+        if not letters:
+            return
+        await self._db.fetch(
+            "INSERT INTO crossfade.dead_letters (migration, job_id, collection, key, reason)"
+            " SELECT %s, %s, %s, t.key, t.reason"
+            " FROM unnest(%s::text[], %s::text[]) AS t (key, reason)"
+            " ON CONFLICT (migration, collection, key) WHERE resolved_at IS NULL"
+            " DO UPDATE SET reason = excluded.reason, job_id = excluded.job_id",
+            (
+                self._db.migration_number,
+                job_id,
+                collection,
+                [encode_key(key) for key in letters],
+                list(letters.values()),
+            ),
+        )
+
+    async def dead_letters(self, *, limit: int = 1000) -> list[DeadLetter]:
+        """See `CopyLog.dead_letters`."""
+        rows = await self._db.fetch(
+            "SELECT letter_id, collection, key, reason, job_id, created_at"
+            " FROM crossfade.dead_letters WHERE migration = %s AND resolved_at IS NULL"
+            " ORDER BY letter_id LIMIT %s",
+            (self._db.migration_number, limit),
+        )
+        return [
+            DeadLetter(
+                letter_id=row[0],
+                collection=row[1],
+                key=decode_key(row[2]),
+                reason=row[3],
+                job_id=row[4],
+                created_at=row[5],
+            )
+            for row in rows
+        ]
+
+    async def resolve_dead_letters(
+        self, collection: str, keys: Collection[Key], *, resolution: str
+    ) -> int:
+        """See `CopyLog.resolve_dead_letters`."""
+        if not keys:
+            return 0
+        rows = await self._db.fetch(
+            "UPDATE crossfade.dead_letters SET resolved_at = clock_timestamp(), resolution = %s"
+            " WHERE migration = %s AND collection = %s AND key = ANY (%s) AND resolved_at IS NULL"
+            " RETURNING 1",
+            (
+                resolution,
+                self._db.migration_number,
+                collection,
+                [encode_key(key) for key in keys],
+            ),
+        )
+        return len(rows)

@@ -1,0 +1,152 @@
+"""Connections to the ledger's database, and the one place where its errors are translated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from proxy.errors import Corrupt, CrossfadeError, Unavailable
+
+SCHEMA_VERSION = 1
+_SCHEMA_LOCK = 1668441715
+_DEADLOCK_TRIES = 5
+
+Connection = AsyncConnection[TupleRow]
+
+
+class LedgerDatabase:
+    """A bounded pool of autocommit connections; every call has a deadline.
+
+    Args:
+        dsn: libpq connection string or URI.
+        pool_size_max: connections at most.
+        deadline_s: of one call; past it the call raises Unavailable.
+    """
+
+    def __init__(self, dsn: str, *, pool_size_max: int = 4, deadline_s: float = 5.0) -> None:
+        self.dsn = dsn
+        self.deadline_s = deadline_s
+        self.migration_number = 0
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            dsn,
+            kwargs={"autocommit": True, "prepare_threshold": 1, "application_name": "crossfade"},
+            configure=_configure,
+            check=None,
+            min_size=1,
+            max_size=pool_size_max,
+            max_idle=300.0,
+            reconnect_timeout=5.0,
+            open=False,
+        )
+
+    async def open(self, migration: str) -> None:
+        """Connect, create or check the schema, and find or create the migration."""
+        try:
+            await self._pool.open(wait=True, timeout=self.deadline_s)
+        except PoolTimeout as error:
+            await self._pool.close()
+            raise Unavailable(
+                f"The ledger database does not answer within {self.deadline_s:g} s.",
+                where="ledger",
+                hint="Check ledger.dsn and that the server is up.",
+            ) from error
+        try:
+            await self._create_or_check()
+            rows = await self.fetch(
+                "INSERT INTO crossfade.migrations AS m (name) VALUES (%s)"
+                " ON CONFLICT (name) DO UPDATE SET name = m.name RETURNING number",
+                (migration,),
+            )
+        except BaseException:
+            await self._pool.close()
+            raise
+        self.migration_number = rows[0][0]
+
+    async def close(self) -> None:
+        """Close the pool; safe to call twice."""
+        await self._pool.close(timeout=2.0)
+
+    async def _create_or_check(self) -> None:
+        async with self.connection() as connection, connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
+            cursor = await connection.execute("SELECT to_regclass('crossfade.schema_version')")
+            row = await cursor.fetchone()
+            if row is not None and row[0] is None:
+                text = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+                await connection.execute(text.encode())
+                return
+            cursor = await connection.execute("SELECT version FROM crossfade.schema_version")
+            versions = [found[0] for found in await cursor.fetchall()]
+        if versions != [SCHEMA_VERSION]:
+            raise Corrupt(
+                f"The ledger schema has version {versions}, this Crossfade needs"
+                f" [{SCHEMA_VERSION}].",
+                hint="Use the Crossfade version that made it, or a ledger database of its own.",
+            )
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection; driver errors come out as ours."""
+        try:
+            async with asyncio.timeout(self.deadline_s), self._pool.connection() as connection:
+                yield connection
+        except CrossfadeError:
+            raise
+        except (TimeoutError, PoolTimeout) as error:
+            raise Unavailable(
+                f"The ledger did not answer within {self.deadline_s:g} s.", where="ledger"
+            ) from error
+        except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction) as error:
+            raise Corrupt(
+                f"The ledger schema is damaged: {_first_line(error)}.",
+                hint="Restore the schema `crossfade`, or use a new ledger database.",
+            ) from error
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise Unavailable(
+                f"The ledger is unreachable: {_first_line(error)}.", where="ledger"
+            ) from error
+
+    async def fetch(
+        self, query: str, params: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement in its own transaction and return its rows.
+
+        A deadlock (two settlers and a copier on the same keys) is tried again, bounded.
+        """
+        for attempt in range(_DEADLOCK_TRIES):
+            try:
+                async with self.connection() as connection:
+                    cursor = await connection.execute(query.encode(), params, binary=True)
+                    return list(await cursor.fetchall()) if cursor.description else []
+            except Unavailable as error:
+                deadlock = isinstance(error.__cause__, errors.DeadlockDetected)
+                if not deadlock or attempt + 1 == _DEADLOCK_TRIES:
+                    raise
+        raise AssertionError  # the loop returns or raises
+
+    async def dedicated(self) -> Connection:
+        """Return a new connection of its own, for LISTEN."""
+        try:
+            return await AsyncConnection.connect(
+                self.dsn, autocommit=True, application_name="crossfade", connect_timeout=5
+            )
+        except psycopg.OperationalError as error:
+            raise Unavailable(
+                f"The ledger is unreachable: {_first_line(error)}.", where="ledger"
+            ) from error
+
+
+async def _configure(connection: Connection) -> None:
+    await connection.execute("SET statement_timeout = '30s'; SET TimeZone = 'UTC'")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

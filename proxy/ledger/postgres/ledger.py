@@ -1,0 +1,57 @@
+"""The whole ledger in PostgreSQL, put together from its tables."""
+
+from __future__ import annotations
+
+from proxy.ledger.postgres.copies import CopyTable
+from proxy.ledger.postgres.database import LedgerDatabase
+from proxy.ledger.postgres.intents import IntentTable
+from proxy.ledger.postgres.jobs import JobTable
+from proxy.ledger.postgres.routing import RoutingTable
+
+
+class PostgresLedger:
+    """`Ledger` in a PostgreSQL database.
+
+    Args:
+        dsn: libpq connection string or URI.
+        migration: its name; several migrations may share one ledger database.
+        pool_size_max: connections at most, besides one for LISTEN.
+    """
+
+    def __init__(self, dsn: str, migration: str, *, pool_size_max: int = 4) -> None:
+        self._migration = migration
+        self._db = LedgerDatabase(dsn, pool_size_max=pool_size_max)
+        intents, copies = IntentTable(self._db), CopyTable(self._db)
+        jobs, routes = JobTable(self._db), RoutingTable(self._db)
+        self._routes = routes
+        self.append, self.settle, self.recall = intents.append, intents.settle, intents.recall
+        self.fenced, self.mark_dirty = intents.fenced, intents.mark_dirty
+        self.unsettled, self.dirty_counts = intents.unsettled, intents.dirty_counts
+        self.sweep, self.prune = intents.sweep, intents.prune
+        self.begin_copy, self.finish_copy = copies.begin_copy, copies.finish_copy
+        self.abandon_copy, self.settled_since = copies.abandon_copy, copies.settled_since
+        self.dirty_keys, self.dead_letters = copies.dirty_keys, copies.dead_letters
+        self.add_dead_letters = copies.add_dead_letters
+        self.resolve_dead_letters = copies.resolve_dead_letters
+        self.create_job, self.add_ranges = jobs.create_job, jobs.add_ranges
+        self.claim_job, self.renew_job = jobs.claim_job, jobs.renew_job
+        self.end_job, self.want = jobs.end_job, jobs.want
+        self.job, self.jobs = jobs.job, jobs.jobs
+        self.ranges, self.save_range = jobs.ranges, jobs.save_range
+        self.add_differences, self.differences = jobs.add_differences, jobs.differences
+        self.routing, self.change_routing = routes.routing, routes.change_routing
+        self.register_replica = routes.register_replica
+        self.renew_replica, self.release_replica = routes.renew_replica, routes.release_replica
+        self.replicas, self.wait_change = routes.replicas, routes.wait_change
+        self.set_flag, self.flags = routes.set_flag, routes.flags
+        self.log_event, self.events = routes.log_event, routes.events
+        self.put_shadow, self.shadow = routes.put_shadow, routes.shadow
+
+    async def open(self) -> None:
+        """See `Ledger.open`."""
+        await self._db.open(self._migration)
+
+    async def close(self) -> None:
+        """See `Ledger.close`."""
+        await self._routes.close()
+        await self._db.close()

@@ -1,0 +1,1 @@
+"""Contract suites: one set of tests for every implementation of a Protocol."""
