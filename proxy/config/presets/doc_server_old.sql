@@ -27,7 +27,7 @@ CREATE INDEX idx_doc_embeddings_crate_id ON doc_embeddings (crate_id);
 CREATE TABLE crate_configs (
     id serial PRIMARY KEY,
     name text NOT NULL,
-    version_spec text NOT NULL DEFAULT 'latest',
+    version_spec text,
     current_version text,
     features text[],
     expected_docs int DEFAULT 0,
@@ -42,7 +42,7 @@ CREATE TABLE crate_configs (
 CREATE TABLE population_jobs (
     id serial PRIMARY KEY,
     crate_config_id int REFERENCES crate_configs (id),
-    status text NOT NULL CHECK (status IN ('pending', 'running', 'completed', 'failed')),
+    status text CHECK (status IN ('pending', 'running', 'completed', 'failed')),
     started_at timestamptz,
     completed_at timestamptz,
     error_message text,

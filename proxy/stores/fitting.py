@@ -1,0 +1,85 @@
+"""Does a value fit its field? The checks that need a specification and nothing else."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+
+from proxy.layouts import ColumnKind, Layout
+from proxy.model import CollectionSpec, FieldSpec, FieldType, Key, Value
+
+_PYTHON_TYPES: Mapping[FieldType, tuple[type, ...]] = {
+    FieldType.TEXT: (str,),
+    FieldType.INT: (int,),
+    FieldType.FLOAT: (float, int),
+    FieldType.BOOL: (bool,),
+    FieldType.TIMESTAMP: (dt.datetime,),
+    FieldType.TEXT_LIST: (list, tuple),
+    FieldType.JSON: (dict, list, tuple, str, int, float, bool, Mapping),
+}
+
+
+def key_misfit(spec: CollectionSpec, layout: Layout, key: Key, store: str) -> str:
+    """Say why the store cannot hold a record with this key, "" if it can."""
+    if len(key) != len(spec.key):
+        return f"the key of {spec.name} has {len(spec.key)} parts, not {len(key)}"
+    if not layout.holds(spec, key):
+        parts = dict(zip(spec.key, key, strict=True))
+        for name, value in layout.constants.items():
+            if name in parts and parts[name] != value:
+                return constant_misfit(store, name, value, parts[name])
+    for name, part in zip(spec.key, key, strict=True):
+        why = value_misfit(spec.by_name[name], part) if part is not None else f"{name} is null"
+        if why:
+            return why
+    return ""
+
+
+def constant_misfit(store: str, name: str, constant: Value, got: Value) -> str:
+    """Say that a store's implied value differs from the record's."""
+    return f"{name} is always {constant!r} in the {store} store, not {got!r}"
+
+
+def value_misfit(field: FieldSpec, value: Value) -> str:
+    """Say why a value is not one of the field's, "" if it is (null: see `required`)."""
+    if value is None:
+        return f"{field.name} may not be null" if field.required else ""
+    fits = isinstance(value, _PYTHON_TYPES[field.type])
+    if not fits or (isinstance(value, bool) and field.type not in (FieldType.BOOL, FieldType.JSON)):
+        return f"{field.name} is a {field.type.value}, not {type(value).__name__}"
+    if isinstance(value, dt.datetime) and value.tzinfo is None:
+        return f"{field.name} needs a time zone"
+    if isinstance(value, str) and field.type is FieldType.TEXT:
+        if field.length_max and len(value) > field.length_max:
+            return f"{field.name} has {len(value)} characters, at most {field.length_max} fit"
+        if field.choices and value not in field.choices:
+            return f"{field.name} is one of {', '.join(field.choices)}, not {value[:40]!r}"
+    return ""
+
+
+def vector_misfit(spec: CollectionSpec, vector: bytes | None) -> str:
+    """Say why a vector does not fit the collection, "" if it does."""
+    if spec.vector is None:
+        return "" if vector is None else f"{spec.name} has no vector"
+    if vector is None:
+        return "the vector may not be null" if spec.vector.required else ""
+    if len(vector) != 4 * spec.vector.dim:
+        return f"the vector has {len(vector) / 4:g} dimensions, not {spec.vector.dim}"
+    return ""
+
+
+def needs_parent(layout: Layout) -> bool:
+    """True if the adapter must find the parent before it writes a child."""
+    return layout.check_parent or any(
+        column.kind is ColumnKind.PARENT_ID for column in layout.columns
+    )
+
+
+def parent_key(spec: CollectionSpec, key: Key, fields: Mapping[str, Value]) -> Key | None:
+    """Return the key of a record's parent; None if it has none or a part is null or not given."""
+    if spec.parent is None:
+        return None
+    parts = dict(zip(spec.key, key, strict=True))
+    values = [parts[name] if name in parts else fields.get(name) for name in spec.parent.fields]
+    found = tuple(value for value in values if isinstance(value, str | int))
+    return found if len(found) == len(values) else None
