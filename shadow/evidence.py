@@ -1,0 +1,183 @@
+"""Asking both stores and the ledger about one query: the candidate's answer, and the proof."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+from proxy.clock import Clock
+from proxy.errors import CrossfadeError
+from proxy.model import Key, Record
+from proxy.query import SearchQuery
+from proxy.stores.base import Store
+from shadow.answers import Answer, Evidence, Facts, Pair, Policy, Question
+from shadow.attribute import Case, attribute, differing_keys
+from shadow.compare import Comparison, compare, needs_second_look
+from shadow.metrics import tie_aware_overlap
+from shadow.semantics import Query, SemanticRule, cannot_hold
+
+_KEYS_AT_ONCE = 64
+"""Records fetched together: with 3,072 dimensions about 1 MB from each store."""
+
+
+class Fence(Protocol):
+    """The part of the ledger that knows which keys are in flight."""
+
+    async def fenced(self, collection: str, keys: Collection[Key]) -> frozenset[Key]:
+        """Return those of the keys that are dirty or have an unsettled intent, right now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The candidate did not answer a query that the control had answered."""
+
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inconclusive:
+    """The answers differ and nobody could say why: the ledger or a second read failed."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Comparison | Failed | Inconclusive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Investigator:
+    """Runs a query on the candidate and gathers what the attribution needs.
+
+    Attributes:
+        stores: by name, "old" and "new".
+        deadline_s: for the candidate's answer, and once more for gathering the evidence.
+    """
+
+    stores: Mapping[str, Store]
+    fence: Fence
+    clock: Clock
+    policy: Policy
+    semantic: SemanticRule
+    deadline_s: float
+
+    async def investigate(self, question: Question, control: Answer, candidate: str) -> Outcome:
+        """Compare one served answer with the candidate's. Errors are outcomes, not exceptions."""
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                fenced = await self.fence.fenced(question.query.collection, control.ranked.ids)
+        except (CrossfadeError, TimeoutError) as error:
+            return Inconclusive(reason=_name(error))
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                answer = await self.ask(candidate, question.query)
+        except (CrossfadeError, TimeoutError) as error:
+            message = str(error) or f"no answer within {self.deadline_s:g} s"
+            return Failed(error=_name(error), message=message)
+        pair = Pair(question=question, control=control, candidate=answer, policy=self.policy)
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                return await self._explain(pair, fenced)
+        except (CrossfadeError, TimeoutError) as error:
+            return Inconclusive(reason=_name(error))
+
+    async def ask(self, store: str, query: Query) -> Answer:
+        """Ask one store and time it."""
+        started = self.clock.monotonic_s()
+        if isinstance(query, SearchQuery):
+            result = await self.stores[store].search(query, deadline_s=self.deadline_s)
+            elapsed_ms = (self.clock.monotonic_s() - started) * 1000
+            return Answer.of_search(store, result, limit=query.limit, latency_ms=elapsed_ms)
+        records = await self.stores[store].list_records(query, deadline_s=self.deadline_s)
+        elapsed_ms = (self.clock.monotonic_s() - started) * 1000
+        return Answer.of_list(store, records, limit=query.limit, latency_ms=elapsed_ms)
+
+    async def noise(self, control: Answer, query: Query) -> float | None:
+        """Read the control again; return its overlap with itself, None if it did not answer."""
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                again = await self.ask(control.store, query)
+        except (CrossfadeError, TimeoutError):
+            return None
+        return tie_aware_overlap(control.ranked, again.ranked, self.policy.score_epsilon)
+
+    async def _explain(self, pair: Pair, fenced: frozenset[Key]) -> Comparison:
+        """Look at every differing key on both stores, twice where a write could be the reason."""
+        keys = tuple(differing_keys(pair))
+        case = Case(
+            pair=pair,
+            semantic=self.semantic(pair.question.query),
+            no_place=self._no_place(pair, keys),
+        )
+        if not keys:
+            return compare(case)
+        facts = await self._facts(pair, keys)
+        fenced |= await self.fence.fenced(pair.question.query.collection, keys)
+        case = replace(case, evidence=Evidence(fenced=fenced, facts=facts))
+        if needs_second_look(case, attribute(case)):
+            case = replace(case, evidence=await self._second_look(case, keys))
+        return compare(case)
+
+    async def _second_look(self, case: Case, keys: Sequence[Key]) -> Evidence:
+        """Ask everything again; a key that is not the same twice has changed meanwhile."""
+        pair, first = case.pair, case.evidence
+        query = pair.question.query
+        again = replace(
+            pair,
+            control=await self.ask(pair.control.store, query),
+            candidate=await self.ask(pair.candidate.store, query),
+        )
+        facts = await self._facts(pair, keys)
+        fenced = await self.fence.fenced(query.collection, keys)
+        unstable = {key for key in keys if facts[key].digests != first.facts[key].digests}
+        for before, after in ((pair.control, again.control), (pair.candidate, again.candidate)):
+            unstable |= {key for key in keys if _moved(before, after, key, self.policy)}
+        return Evidence(
+            fenced=first.fenced | fenced, unstable=frozenset(unstable), facts=facts, looks=2
+        )
+
+    async def _facts(self, pair: Pair, keys: Sequence[Key]) -> dict[Key, Facts]:
+        facts: dict[Key, Facts] = {}
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            chunk = keys[start : start + _KEYS_AT_ONCE]
+            control = await self._get(pair.control.store, pair.question, chunk)
+            candidate = await self._get(pair.candidate.store, pair.question, chunk)
+            for key in chunk:
+                facts[key] = pair.facts(key, control.get(key), candidate.get(key))
+        return facts
+
+    async def _get(
+        self, store: str, question: Question, keys: Sequence[Key]
+    ) -> Mapping[Key, Record]:
+        collection, chosen = question.query.collection, self.stores[store]
+        layout = chosen.schema.layouts[collection]
+        held = [key for key in keys if layout.holds(question.spec, key)]
+        if not held:
+            return {}
+        return await chosen.get(collection, held, vectors=True, deadline_s=self.deadline_s)
+
+    def _no_place(self, pair: Pair, keys: Sequence[Key]) -> dict[Key, str]:
+        found: dict[Key, str] = {}
+        for name in (pair.control.store, pair.candidate.store):
+            for key in keys:
+                reason = cannot_hold(
+                    self.stores[name].schema, pair.question.query.collection, key, name
+                )
+                if reason:
+                    found[key] = reason
+        return found
+
+
+def _moved(before: Answer, after: Answer, key: Key, policy: Policy) -> bool:
+    """Return whether one store's two answers disagree about a key."""
+    if (key in before.records) != (key in after.records):
+        return True
+    left, right = before.ranked.score_of().get(key), after.ranked.score_of().get(key)
+    return left is not None and right is not None and policy.wrong(left, right)
+
+
+def _name(error: Exception) -> str:
+    """Name an error as it is counted: a deadline by that name, others by their class."""
+    return "deadline" if isinstance(error, TimeoutError) else type(error).__name__

@@ -1,0 +1,172 @@
+"""The gate before the ramp: do the shadow reads say that the candidate answers as the control?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy.config.settings import ShadowSettings
+from proxy.controlplane import Precondition
+from shadow.attribute import Cause
+from shadow.histogram import Latencies, Shares, add_all
+from shadow.stats import GroupKey, GroupStats, Stats
+
+_ZERO = {
+    Cause.MISSING: (
+        "shadow: no record missing",
+        "Run `crossfade verify`, then `crossfade repair`; a key that comes back missing has a "
+        "writer that bypasses the proxy.",
+    ),
+    Cause.EXTRA: (
+        "shadow: no record too many",
+        "Run `crossfade verify`, then `crossfade repair`: the candidate kept a record that was "
+        "deleted, or returned one twice.",
+    ),
+    Cause.STALE: (
+        "shadow: no stale content",
+        "Run `crossfade verify`, then `crossfade repair`; `crossfade report` names the fields.",
+    ),
+    Cause.VECTOR: (
+        "shadow: no vector or metric differs",
+        "Compare the metric of both layouts; then run `crossfade verify` and `crossfade repair`.",
+    ),
+}
+
+
+def gate(stats: Stats, settings: ShadowSettings, *, candidate: str = "new") -> list[Precondition]:
+    """Judge merged statistics; always the same conditions, in the same order.
+
+    Args:
+        candidate: the store that traffic is to move to. Reads that it served itself (a ramp that
+            has begun) count for content, not for the overlap and the latency.
+    """
+    toward = {key: group for key, group in stats.groups.items() if key.candidate == candidate}
+    return [
+        _enough(toward, settings, candidate),
+        _errors(toward, settings, candidate),
+        _overlap(toward, settings),
+        *(_zero(stats, cause) for cause in _ZERO),
+        _latency(toward, settings, candidate),
+        _dropped(stats, settings),
+    ]
+
+
+def _enough(
+    groups: Mapping[GroupKey, GroupStats], settings: ShadowSettings, candidate: str
+) -> Precondition:
+    queries = sum(group.queries for group in groups.values())
+    unjudged = sum(sum(group.inconclusive.values()) for group in groups.values())
+    left_out = f"; {unjudged} could not be judged" if unjudged else ""
+    return Precondition(
+        name="shadow: enough queries",
+        passed=queries >= settings.gate_queries_min,
+        detail=f"{queries} compared against {candidate!r}, at least "
+        f"{settings.gate_queries_min} needed{left_out}",
+        remedy="Let live traffic run longer, or raise shadow.sample.",
+    )
+
+
+def _errors(
+    groups: Mapping[GroupKey, GroupStats], settings: ShadowSettings, candidate: str
+) -> Precondition:
+    by_kind: dict[str, int] = {}
+    for group in groups.values():
+        for name, count in group.errors.items():
+            by_kind[name] = by_kind.get(name, 0) + count
+    total = sum(by_kind.values())
+    named = ", ".join(f"{name} {by_kind[name]}" for name in sorted(by_kind))
+    return Precondition(
+        name="shadow: no errors",
+        passed=total <= settings.gate_errors_max,
+        detail=f"{candidate!r} failed {total} queries that the control answered"
+        + (f" ({named})" if named else "")
+        + f", at most {settings.gate_errors_max} allowed",
+        remedy=f"Look at the examples in `crossfade report` and at the log of {candidate!r}.",
+    )
+
+
+def _overlap(groups: Mapping[GroupKey, GroupStats], settings: ShadowSettings) -> Precondition:
+    kinds: dict[str, Shares] = {}
+    for key, group in groups.items():
+        kinds[key.kind] = kinds.get(key.kind, Shares()) + group.overlap_excused
+    means = {kind: shares.mean for kind, shares in kinds.items() if shares.mean is not None}
+    worst = min(means, key=lambda kind: (means[kind] or 0.0, kind), default="")
+    detail = f"none compared, at least {settings.gate_overlap_min:.4f} needed"
+    passed = settings.gate_queries_min == 0
+    if worst:
+        lowest = means[worst] or 0.0
+        passed = lowest >= settings.gate_overlap_min
+        detail = f"lowest for {worst}: {lowest:.4f} after excusing, at least " + (
+            f"{settings.gate_overlap_min:.4f} needed"
+        )
+    return Precondition(
+        name="shadow: overlap",
+        passed=passed,
+        detail=detail,
+        remedy="Raise ef_search or oversample of the index, or rebuild it; `crossfade report` "
+        "shows the worst queries side by side.",
+    )
+
+
+def _zero(stats: Stats, cause: Cause) -> Precondition:
+    name, remedy = _ZERO[cause]
+    found = sum(group.causes.get(cause.value, 0) for group in stats.groups.values())
+    if cause is Cause.EXTRA:
+        found += sum(group.duplicates for group in stats.groups.values())
+    return Precondition(
+        name=name, passed=found == 0, detail=f"{found} found, none allowed", remedy=remedy
+    )
+
+
+def _latency(
+    groups: Mapping[GroupKey, GroupStats], settings: ShadowSettings, candidate: str
+) -> Precondition:
+    control = add_all([group.control_ms for group in groups.values()])
+    shadow = add_all([group.candidate_ms for group in groups.values()])
+    ratio = p95_ratio(control, shadow)
+    passed, detail = settings.gate_queries_min == 0, "none measured"
+    if ratio is not None:
+        passed = ratio <= settings.gate_latency_ratio_max
+        detail = (
+            f"p95 of {candidate!r} is {shadow.percentile_ms(95):.2f} ms, {ratio:.2f} times the "
+            f"control's {control.percentile_ms(95):.2f} ms, at most "
+            f"{settings.gate_latency_ratio_max:.2f} allowed"
+        ) + _slowest(groups)
+    return Precondition(
+        name="shadow: latency",
+        passed=passed,
+        detail=detail,
+        remedy="Check that the new store's index is used and its cache is warm.",
+    )
+
+
+def p95_ratio(control: Latencies, candidate: Latencies) -> float | None:
+    """Return the candidate's p95 over the control's, None if nothing was measured."""
+    left, right = control.percentile_ms(95), candidate.percentile_ms(95)
+    return right / left if left and right else None
+
+
+def _slowest(groups: Mapping[GroupKey, GroupStats]) -> str:
+    """Name the group with the worst ratio, which the sum of all could hide."""
+    ratios = {
+        f"{key.collection}, {key.kind}": ratio
+        for key, group in groups.items()
+        if (ratio := p95_ratio(group.control_ms, group.candidate_ms)) is not None
+    }
+    if len(ratios) < 2:
+        return ""
+    worst = max(ratios, key=lambda name: (ratios[name], name))
+    return f"; slowest against its control: {worst} ({ratios[worst]:.2f} times)"
+
+
+def _dropped(stats: Stats, settings: ShadowSettings) -> Precondition:
+    """A note: a sample that was thinned out is still a sample."""
+    lost = sum(stats.dropped.values())
+    share = 100 * lost / stats.sampled if stats.sampled else 0.0
+    return Precondition(
+        name="shadow: dropped",
+        passed=True,
+        detail=f"{lost} of {stats.sampled} sampled reads were dropped ({share:.1f} %); "
+        f"{stats.observed} were served",
+        remedy=f"Raise shadow.queue_max ({settings.queue_max}) or shadow.workers "
+        f"({settings.workers}), or lower shadow.sample.",
+    )
