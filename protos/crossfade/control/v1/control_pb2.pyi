@@ -6,6 +6,8 @@ Crossfade's control plane: what an operator asks of a migration.
 Errors carry google.rpc.Status details as in the data plane. A phase step or a traffic change
 that is refused by its preconditions is an answer (applied = false), not an error.
 Fields that end in _json hold a JSON text whose shape may grow without a new version.
+Deadline: that of the gRPC call, 60 seconds when it has none, never over 600 seconds (a phase step
+waits for every replica and drains the writes under way). WatchJob has none.
 Times are microseconds since 1970-01-01T00:00:00Z.
 """
 

@@ -151,8 +151,8 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """The job now and at each change, until it has ended; the last message is its end. Has no
-        default deadline. UNAVAILABLE when the replica stops: watch again at another.
+        """The job now and at each change, until it has ended; the last message is its end.
+        UNAVAILABLE when the replica stops: watch again at another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

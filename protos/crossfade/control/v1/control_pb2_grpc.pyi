@@ -6,6 +6,8 @@ Crossfade's control plane: what an operator asks of a migration.
 Errors carry google.rpc.Status details as in the data plane. A phase step or a traffic change
 that is refused by its preconditions is an answer (applied = false), not an error.
 Fields that end in _json hold a JSON text whose shape may grow without a new version.
+Deadline: that of the gRPC call, 60 seconds when it has none, never over 600 seconds (a phase step
+waits for every replica and drains the writes under way). WatchJob has none.
 Times are microseconds since 1970-01-01T00:00:00Z.
 """
 
@@ -54,8 +56,8 @@ class ControlServiceStub:
     ListJobs: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListJobsRequest, _control_pb2.ListJobsResponse]
     """Jobs, newest first."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchJobRequest, _control_pb2.Job]
-    """The job now and at each change, until it has ended; the last message is its end. Has no
-    default deadline. UNAVAILABLE when the replica stops: watch again at another.
+    """The job now and at each change, until it has ended; the last message is its end.
+    UNAVAILABLE when the replica stops: watch again at another.
     """
     GetShadowReport: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetShadowReportRequest, _control_pb2.GetShadowReportResponse]
     """What shadow reads have found."""
@@ -86,8 +88,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     ListJobs: _aio.UnaryUnaryMultiCallable[_control_pb2.ListJobsRequest, _control_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Jobs, newest first."""
     WatchJob: _aio.UnaryStreamMultiCallable[_control_pb2.WatchJobRequest, _control_pb2.Job]  # type: ignore[assignment]
-    """The job now and at each change, until it has ended; the last message is its end. Has no
-    default deadline. UNAVAILABLE when the replica stops: watch again at another.
+    """The job now and at each change, until it has ended; the last message is its end.
+    UNAVAILABLE when the replica stops: watch again at another.
     """
     GetShadowReport: _aio.UnaryUnaryMultiCallable[_control_pb2.GetShadowReportRequest, _control_pb2.GetShadowReportResponse]  # type: ignore[assignment]
     """What shadow reads have found."""
@@ -163,8 +165,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.Job], _abc.AsyncIterator[_control_pb2.Job]]:
-        """The job now and at each change, until it has ended; the last message is its end. Has no
-        default deadline. UNAVAILABLE when the replica stops: watch again at another.
+        """The job now and at each change, until it has ended; the last message is its end.
+        UNAVAILABLE when the replica stops: watch again at another.
         """
 
     @_abc_1.abstractmethod

@@ -7,12 +7,13 @@ One logical schema stands in front of two stores; which of them answers is not t
 business (`ServedBy` tells it all the same).
 
 Request metadata, all optional:
-  x-request-id               the caller's name for the request, up to 128 visible ASCII
-                             characters; made by the server when absent; in every log line,
-                             span and error
+  x-request-id               the caller's name for the request, made by the server when
+                             absent; in every log line, span and error
   crossfade-targeting-key    tenant, user or session that sticks to one store during a ramp;
                              absent: the request id, so that nothing sticks
   crossfade-idempotency-key  writes: makes a retry of the same request safe
+  crossfade-context-<name>   up to 16 of them: what a team's own traffic flag may look at
+Each value is 1 to 128 visible ASCII characters.
 Answer metadata (trailing): x-request-id, and `crossfade-secondary-pending: 1` when a write is
 on the primary and not yet on the secondary.
 
@@ -170,7 +171,7 @@ class Value(_message.Message):
     json_value: _builtins.str
     """A JSON text (RFC 8259). Text, not google.protobuf.Struct, because a Struct turns every
     number into a double and an integer above 2^53 into another one. The JSON text `null` is
-    the same as null_value.
+    the same as null_value. Fractions are read as doubles.
     """
     @_builtins.property
     def string_list_value(self) -> Global___StringList: ...

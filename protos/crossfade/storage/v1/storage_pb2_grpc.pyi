@@ -7,12 +7,13 @@ One logical schema stands in front of two stores; which of them answers is not t
 business (`ServedBy` tells it all the same).
 
 Request metadata, all optional:
-  x-request-id               the caller's name for the request, up to 128 visible ASCII
-                             characters; made by the server when absent; in every log line,
-                             span and error
+  x-request-id               the caller's name for the request, made by the server when
+                             absent; in every log line, span and error
   crossfade-targeting-key    tenant, user or session that sticks to one store during a ramp;
                              absent: the request id, so that nothing sticks
   crossfade-idempotency-key  writes: makes a retry of the same request safe
+  crossfade-context-<name>   up to 16 of them: what a team's own traffic flag may look at
+Each value is 1 to 128 visible ASCII characters.
 Answer metadata (trailing): x-request-id, and `crossfade-secondary-pending: 1` when a write is
 on the primary and not yet on the secondary.
 
