@@ -9,9 +9,11 @@ Lines on standard input: "process PID CREATED SIGNAL", "directory PATH", "done".
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -45,16 +47,22 @@ class _Charge:
 
     def end(self) -> None:
         for process, kind in reversed(self.processes):
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(kind)
-            except psutil.NoSuchProcess:
-                continue
-            try:
-                process.wait(_GRACE_S)
-            except psutil.TimeoutExpired:
-                process.kill()
+                if not _ended(process):
+                    process.kill()
         for directory in self.directories:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Wait for its end; a zombie has ended, whoever still has to collect it."""
+    deadline_s = time.monotonic() + _GRACE_S
+    while time.monotonic() < deadline_s:
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def watch(lines: Iterable[str]) -> None:

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import numpy as np
 
 from proxy.model import JsonValue, Key, decode_key, encode_key
 
 Image: TypeAlias = Mapping[str, JsonValue] | None
-"""What a writer knows of a record: the fields it set (and "vector"); None when it is gone."""
+"""What a writer knows of a record: the fields it set, texts by `text_name`, and "vector" by
+`vector_name`; None when the record is gone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +44,7 @@ class Oracle:
 
     acknowledged: int = 0
     _possible: dict[tuple[str, Key], list[Attempt]] = field(default_factory=dict)
+    _watching: dict[tuple[str, Key], list[list[Attempt]]] = field(default_factory=dict)
 
     def know(self, collection: str, key: Key, image: Image) -> None:
         """State what a key holds before the traffic begins."""
@@ -47,7 +53,10 @@ class Oracle:
     def begin(self, collection: str, key: Key, image: Image, now_s: float) -> Attempt:
         """Note that a write was sent: from now on it may be the last one."""
         attempt = Attempt(image=image, start_s=now_s)
-        self._possible.setdefault((collection, key), [_never()]).append(attempt)
+        place = (collection, key)
+        self._possible.setdefault(place, [_never()]).append(attempt)
+        for seen in self._watching.get(place, ()):
+            seen.append(attempt)
         return attempt
 
     def acknowledge(self, collection: str, key: Key, attempt: Attempt, now_s: float) -> None:
@@ -71,9 +80,21 @@ class Oracle:
         attempts = self._possible.get((collection, key), [])
         return any(agrees(attempt.image, image) for attempt in attempts)
 
-    def possible(self, collection: str, key: Key) -> list[Attempt]:
-        """Return the writes that may be the last one, for a read that overlaps writes."""
-        return list(self._possible.get((collection, key), ()))
+    @contextmanager
+    def reading(self, collection: str, key: Key) -> Iterator[list[Attempt]]:
+        """Collect every write that a read, made inside the block, may see."""
+        place = (collection, key)
+        seen = list(self._possible.get(place, [_never()]))
+        self._watching.setdefault(place, []).append(seen)
+        try:
+            yield seen
+        finally:
+            self._watching[place] = [other for other in self._watching[place] if other is not seen]
+
+    def known(self, collection: str, key: Key) -> Image:
+        """Return the one value a key with a single writer has; None also for an unknown key."""
+        attempts = self._possible.get((collection, key))
+        return attempts[-1].image if attempts else None
 
     def dump(self) -> dict[str, JsonValue]:
         """Return everything as JSON: collection, key text, possible images."""
@@ -111,9 +132,22 @@ def agrees(written: Image, found: Image) -> bool:
     return all(name in found and found[name] == value for name, value in written.items())
 
 
+def text_name(text: str) -> str:
+    """Return the name by which images carry a long text: md5 of its UTF-8, hex."""
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
 def vector_name(vector: bytes | None) -> str | None:
-    """Return the name by which images carry a vector: the md5 of its packed bytes."""
-    return None if vector is None else hashlib.md5(vector, usedforsecurity=False).hexdigest()
+    """Return the name by which images carry a vector: md5, hex, of pgvector's binary form.
+
+    Args:
+        vector: packed little-endian float32, shape (dim,).
+    """
+    if vector is None:
+        return None
+    values = np.frombuffer(vector, dtype="<f4").astype(">f4")
+    head = struct.pack(">hh", len(values), 0)
+    return hashlib.md5(head + values.tobytes(), usedforsecurity=False).hexdigest()
 
 
 def _never() -> Attempt:

@@ -1,0 +1,1 @@
+"""Tests across parts: real databases, real processes."""
