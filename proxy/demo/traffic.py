@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from crossfade.client import AsyncClient, CrossfadeClientError
+
 from proxy.demo.oracle import Attempt, Image, Oracle, agrees
 from proxy.demo.samples import Sample
 from proxy.model import JsonValue, Key, encode_key
@@ -76,6 +77,24 @@ class Traffic:
         for (collection, key, _), attempt in zip(targets, begun, strict=True):
             self.oracle.acknowledge(collection, key, attempt, now_s)
         return answer
+
+    async def create(
+        self,
+        kind: str,
+        collection: str,
+        image: Image,
+        call: Callable[[AsyncClient], Awaitable[Key]],
+    ) -> Key | None:
+        """Write a record whose key the proxy allocates. Return the key, None if it failed."""
+        start_s = time.monotonic()
+        try:
+            key = await self._measured(kind, call)
+        except CrossfadeClientError as error:
+            self.fail(f"{kind} into {collection}: {error}")
+            return None
+        attempt = self.oracle.begin(collection, key, image, start_s)
+        self.oracle.acknowledge(collection, key, attempt, time.monotonic())
+        return key
 
     async def read(
         self, kind: str, call: Callable[[AsyncClient], Awaitable[Answer]]
