@@ -33,8 +33,9 @@ _SIGNS = {
 
 
 def shorten(text: str, length: int = TEXT_MAX) -> str:
-    """Return the text on one line, at most `length` characters."""
-    line = " ".join(text[: length * 8].split())
+    """Return the text on one line, at most `length` characters, all of them printable."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text[: length * 8])
+    line = " ".join(shown.split())
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 

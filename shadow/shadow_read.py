@@ -16,9 +16,10 @@ from proxy.clock import Clock, SystemClock
 from proxy.config.settings import ShadowSettings
 from proxy.dataplane import Reading
 from proxy.errors import CrossfadeError
-from proxy.ledger.types import Phase, Routing
+from proxy.ledger.types import Routing
 from proxy.model import JsonValue
 from proxy.query import SearchQuery
+from proxy.routing.phases import shadows
 from proxy.stores.base import Store
 from shadow.answers import Answer, Policy, Question
 from shadow.compare import Comparison
@@ -34,9 +35,6 @@ FLUSH_S = 5.0
 
 QUEUED_RECORDS_MAX = 5_000
 """Records that may wait in the queue: with 10 kB of text each about 50 MB, whatever queue_max."""
-
-ACTIVE = frozenset({Phase.SHADOW, Phase.RAMP, Phase.NEW_PRIMARY})
-"""Before these phases the candidate is not filled, after them nobody writes it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -176,7 +174,7 @@ class ShadowReader:
 
     def _take(self, reading: Reading) -> None:
         routing = self._routing()
-        if routing.phase not in ACTIVE:
+        if not shadows(routing.phase):
             return
         now = self._clock.now()
         window, at = self._windows.of(window_name(routing.epoch, now)), _iso(now)

@@ -229,9 +229,20 @@ def merge(parts: Iterable[Stats]) -> Stats:
     return reduce(lambda left, right: left + right, parts, Stats())
 
 
-def merge_json(rows: Iterable[Mapping[str, JsonValue]]) -> Stats:
-    """Merge what `RoutingLog.shadow` returns. Raises Corrupt."""
-    return merge(Stats.from_json(row) for row in rows)
+def merge_json(rows: Iterable[Mapping[str, JsonValue]], *, since_epoch: int = 0) -> Stats:
+    """Merge what `RoutingLog.shadow` returns, without windows of earlier epochs.
+
+    A window of an earlier epoch may reach the ledger just after the step to the next one; it is
+    known by its name. Raises Corrupt.
+    """
+    parts = (Stats.from_json(row) for row in rows)
+    return merge(part for part in parts if _epoch(part) >= since_epoch)
+
+
+def _epoch(stats: Stats) -> int:
+    """Return the least epoch of the windows; "epoch-3:..." is 3."""
+    numbers = [name.removeprefix("epoch-").partition(":")[0] for name in stats.windows]
+    return min((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
 def of_comparison(comparison: Comparison, sample: Mapping[str, JsonValue] | None) -> GroupStats:

@@ -1,0 +1,1 @@
+"""Tests of the shadow reads: measures, attribution, statistics, gate, observer and pages."""
