@@ -1,0 +1,265 @@
+"""Backfill: copy what was there before dual writing began, range by range (rules B0 to B7)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from proxy.errors import Reason, Rejected
+from proxy.ledger.types import RangeState, Routing
+from proxy.model import JsonValue, Key
+from proxy.stores.base import BulkTarget
+from reconcile.bench import Bench
+from reconcile.checkpoint import BatchSeen, JobRun, noted, save
+from reconcile.copy import Copied, Copier, PageAsk
+from reconcile.letters import DeadLetters
+from reconcile.params import ROUNDS_MAX, JobParams
+from reconcile.pipeline import merged
+from reconcile.planning import DryRun, make_plan
+from reconcile.ranges import BatchSize, parents_first, reset
+from reconcile.repair import ACTOR, Repair, note_repair
+from reconcile.roles import Held, Pair, Roles, RolesChanged, unbroken
+from reconcile.throttle import Limits, Throttle
+
+NAMES = ("bytes", "copied", "unchanged", "left_to_repair", "in_flight", "dead_letters")
+"""Counts that a backfill's summary always has."""
+
+RESTARTS_MAX = 5
+"""How often a backfill begins again because the routing moved under it."""
+
+
+class Backfill:
+    """One run of a backfill job."""
+
+    def __init__(self, bench: Bench, run: JobRun, params: JobParams) -> None:
+        self._bench = bench
+        self._run = run
+        self._params = params
+        self._letters = DeadLetters(bench.ledger, run.job_id)
+        self._copier: Copier = bench.copier(self._letters)
+        self._sizes: dict[str, BatchSize] = {}
+        self._noted: JsonValue = run.job.summary.get("routing")
+        settings = bench.settings
+        self._throttle = Throttle(
+            Limits(
+                rows_per_s_max=settings.rows_per_s_max,
+                bytes_per_s_max=settings.bytes_per_s_max,
+                primary_latency_ms_max=settings.primary_latency_ms_max,
+            ),
+            bench.clock,
+        )
+        run.names = NAMES
+
+    async def run(self) -> None:
+        """Copy every range that is not done, build the indexes, repair what was left.
+
+        Raises:
+            Rejected(FAILED_PRECONDITION): wrong phase, a replica lags, or the primary changed.
+            Interrupted: paused or cancelled between two batches.
+        """
+        for _ in range(RESTARTS_MAX):
+            roles = await self._begin()
+            try:
+                await self._walk(roles)
+                await self._finish(roles)
+                return
+            except RolesChanged:
+                continue
+        raise Rejected(
+            "The routing changed again and again while the backfill ran.",
+            reason=Reason.FAILED_PRECONDITION,
+            hint="Start the backfill when no phase or traffic change is under way.",
+        )
+
+    async def _begin(self) -> Roles:
+        """Check rule B0, and have the ranges in the ledger before the first batch."""
+        run, ledger = self._run, self._bench.ledger
+        run.progress.stage = "plan"
+        routing = await self._bench.retry(self._acknowledged, run.check)
+        roles = replace(await self._bench.roles(), routing=routing)
+        self._require_same_primary(roles)
+        plan = await make_plan(self._bench, roles, self._params.collections)
+        run.progress.total = plan.rows()
+        stored = await ledger.ranges(run.job_id)
+        if not stored:
+            await ledger.add_ranges(run.job_id, plan.ranges())
+        elif not unbroken(self._noted, routing):
+            # Writes of a time under old_only are in no ledger: what was copied is worth nothing.
+            for state in stored:
+                await save(run, reset(state))
+        self._note(routing)
+        run.progress.resume(await ledger.ranges(run.job_id))
+        await run.beat()
+        await self._letters.load()
+        return roles
+
+    async def _acknowledged(self) -> Routing:
+        return await self._bench.acknowledged(self._run.check)
+
+    def _note(self, routing: Routing) -> None:
+        self._noted = noted(routing)
+        self._run.note_routing(routing)
+
+    def _require_same_primary(self, roles: Roles) -> None:
+        before = self._noted.get("primary") if isinstance(self._noted, dict) else None
+        if before is not None and before != roles.primary.name:
+            raise Rejected(
+                f"This backfill copied from the {before} store, and {roles.primary.name} is "
+                "primary now.",
+                reason=Reason.FAILED_PRECONDITION,
+                hint="Start a new backfill if the other store really is to be filled from it.",
+            )
+
+    async def _walk(self, roles: Roles) -> None:
+        """Copy collection by collection, so that parents are there before their children."""
+        self._run.progress.stage = "copy"
+        states = await self._bench.ledger.ranges(self._run.job_id)
+        names = parents_first(roles.primary.schema.collections, self._params.collections)
+        for name, pair in (await self._bench.pairs(roles, names)).items():
+            target = await pair.secondary.bulk_target(name, pair.scope.fields)
+            todo = [state for state in states if state.collection == name and not state.done]
+            await self._collection(pair, todo, target)
+
+    async def _collection(
+        self, pair: Pair, todo: Sequence[RangeState], target: BulkTarget | None
+    ) -> None:
+        def batches(state: RangeState) -> AsyncIterator[Copied]:
+            return self._batches(pair, state, target)
+
+        progress = self._run.progress
+        async with merged(todo, batches, workers=self._bench.settings.workers) as stream:
+            async for copied in stream:
+                progress.add(pair.name, copied.tally)
+        progress.total[pair.name] = progress.tally.get(pair.name, {}).get("rows", 0)
+
+    async def _batches(
+        self, pair: Pair, state: RangeState, target: BulkTarget | None
+    ) -> AsyncIterator[Copied]:
+        """Copy one range from its checkpoint to its end, a batch at a time."""
+        while not state.done:
+            await self._ready(pair)
+            began_s = self._bench.clock.monotonic_s()
+            try:
+                copied = await self._batch(pair, state, target)
+            except Held:
+                continue
+            if copied.progress is not None:
+                state = copied.progress
+            self._account(pair, copied, self._bench.clock.monotonic_s() - began_s)
+            await self._repair_now(pair, copied.again)
+            yield copied
+
+    async def _ready(self, pair: Pair) -> None:
+        """Wait until the next batch may begin: no swap, no other routing, within the throttles."""
+
+        async def ping() -> None:
+            await pair.primary.ping(deadline_s=self._bench.settings.deadline_s)
+
+        async def throttled() -> None:
+            await self._throttle.wait(ping, self._run.check)
+
+        self._run.check()
+        await self._bench.retry(throttled, self._run.check)
+        routing = await self._bench.released(pair.roles, self._run.check)
+        if not unbroken(self._noted, routing):
+            raise RolesChanged(f"The routing moved on to epoch {routing.epoch} unseen.")
+        self._note(routing)
+
+    async def _batch(self, pair: Pair, state: RangeState, target: BulkTarget | None) -> Copied:
+        limit = self._size(pair.name).limit()
+        ask = PageAsk(pair=pair, state=state, limit=limit, target=target)
+
+        async def once() -> Copied:
+            return await self._copier.copy_page(ask)
+
+        return await self._bench.retry(once, self._run.check)
+
+    async def _repair_now(self, pair: Pair, keys: Sequence[Key]) -> None:
+        """Repair what the batch found different; what cannot be done yet stays dirty."""
+        limit = self._size(pair.name).limit()
+        for start in range(0, len(keys), limit):
+            some = keys[start : start + limit]
+
+            async def once(some: Sequence[Key] = some) -> Copied:
+                return await self._copier.copy_keys(pair, some)
+
+            await self._bench.retry(once, self._run.check)
+
+    def _size(self, collection: str) -> BatchSize:
+        settings = self._bench.settings
+        fresh = BatchSize(rows_max=settings.batch_rows, bytes_max=settings.batch_bytes_max)
+        return self._sizes.get(collection, fresh)
+
+    def _account(self, pair: Pair, copied: Copied, seconds: float) -> None:
+        loaded = copied.tally.get("copied", 0)
+        size = self._size(pair.name)
+        self._sizes[pair.name] = size.after(loaded or copied.rows, copied.bytes)
+        self._throttle.spend(copied.rows, copied.bytes)
+        seen = BatchSeen(
+            kind="backfill",
+            collection=pair.name,
+            rows=copied.rows,
+            bytes=copied.bytes,
+            seconds=seconds,
+        )
+        self._run.observer.batch(seen)
+
+    async def _finish(self, roles: Roles) -> None:
+        """After the load: indexes (rule B7), sequences, dirty keys, and the flag for the gate."""
+        run = self._run
+        if self._params.build_indexes:
+            run.progress.stage = "index"
+            await self._build_indexes(roles)
+        await roles.secondary.align_sequences()
+        run.progress.stage = "repair"
+        repair = Repair(self._bench, job_id=run.job_id, check=run.check)
+        done = await repair.until_clean(self._params.collections, rounds_max=ROUNDS_MAX)
+        run.progress.facts["repaired"] = done.repaired
+        run.progress.facts["still_dirty"] = done.left + done.in_flight
+        if done.repaired:
+            await note_repair(self._bench, done)
+        run.progress.stage = "done"
+        if not self._params.collections:
+            await self._note_done(roles)
+
+    async def _build_indexes(self, roles: Roles) -> None:
+        names = parents_first(roles.primary.schema.collections, self._params.collections)
+        for index in await roles.secondary.index_states():
+            self._run.check()
+            if index.collection in names and not index.ready:
+                await roles.secondary.build_index(index.collection)
+
+    async def _note_done(self, roles: Roles) -> None:
+        progress = self._run.progress
+        value: JsonValue = {
+            "job_id": self._run.job_id,
+            "at": self._bench.clock.now().isoformat(),
+            "epoch": roles.routing.epoch,
+            "primary": roles.primary.name,
+            "rows": progress.sum("rows"),
+            "dead_letters": progress.sum("dead_letters"),
+        }
+        await self._bench.ledger.set_flag(
+            "last_backfill", value, actor=ACTOR, reason="backfill finished"
+        )
+
+
+async def dry_run(bench: Bench, run: JobRun, params: JobParams) -> None:
+    """Report what a backfill would do and which records would not convert; writes nothing."""
+    run.progress.stage = "dry run"
+    roles = await bench.roles(read_only=True)
+    plan = await make_plan(bench, roles, params.collections)
+    trial = DryRun(bench, run.check)
+    run.progress.total = plan.rows()
+    collections: dict[str, JsonValue] = {}
+    unconvertible = 0
+    for item in plan.collections:
+        pairs = await bench.pairs(roles, [item.collection])
+        checked = await trial.convert(pairs[item.collection], item.ranges, full=params.full)
+        unconvertible += checked.unconvertible
+        collections[item.collection] = {**item.as_json(), **checked.as_json()}
+        run.progress.add(item.collection, {"rows": checked.checked})
+    run.progress.facts.update(
+        plan.as_json(), dry_run=True, unconvertible=unconvertible, collections=collections
+    )
+    run.progress.stage = "done"

@@ -1,0 +1,200 @@
+"""Comparing the two sides of a range: digests first, then keys, then records read again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from proxy.errors import Corrupt
+from proxy.ledger.types import Difference
+from proxy.model import Key, Record
+from proxy.query import KeyRange
+from proxy.stores.base import KeyDigest, RangeDigest, Store
+from reconcile.bench import Bench
+from reconcile.digest import compare, difference
+from reconcile.roles import Pair
+from reconcile.tasks import both, to_the_end
+
+LEAF_ROWS = 4096
+"""A differing span of at most so many rows is listed key by key; a larger one is cut first."""
+
+LOOKS_MAX = 4
+"""How often a key in flight is looked at before it is counted as such."""
+
+LOOK_PAUSE_S = 0.05
+"""Pause before the next look; it doubles."""
+
+SECOND_READ_ROWS = 256
+"""Candidates that are read whole at a time, from both stores."""
+
+FORGET_S_MAX = 5.0
+"""How long forgetting a watermark may take."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What one range showed: counts by outcome, and the differences."""
+
+    tally: dict[str, int] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+
+    def count(self, outcome: str, number: int = 1) -> None:
+        """Count records of an outcome."""
+        for name in (outcome, "rows"):
+            self.tally[name] = self.tally.get(name, 0) + number
+
+    def declare(self, found: Difference) -> None:
+        """Count a difference and keep it."""
+        self.count(found.kind)
+        self.differences.append(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """Records read again from one store, and those that cannot be decoded, with the reason."""
+
+    records: dict[Key, Record]
+    broken: dict[Key, str]
+
+
+class Comparer:
+    """Compares one collection on both stores (design section 5)."""
+
+    def __init__(self, bench: Bench, pair: Pair) -> None:
+        self._bench = bench
+        self._pair = pair
+        self._deadline_s = bench.settings.deadline_s
+
+    async def range(self, keys: KeyRange) -> Found:
+        """Compare a range, transferring nothing if its digests agree."""
+        found = Found()
+        await self._span(keys, found)
+        return found
+
+    async def _span(self, keys: KeyRange, found: Found) -> None:
+        pair = self._pair
+        here, there = await both(
+            self._digest(pair.primary, keys), self._digest(pair.secondary, keys)
+        )
+        if here == there:
+            found.count("matched", here.rows)
+        elif max(here.rows, there.rows) <= LEAF_ROWS:
+            await self._leaf(keys, found)
+        else:
+            await self._cut(
+                keys, pair.primary if here.rows >= there.rows else pair.secondary, found
+            )
+
+    async def _cut(self, keys: KeyRange, store: Store, found: Found) -> None:
+        """Compare a large span piece by piece; the store with more rows says where to cut."""
+        after, ended, limit = keys.after, False, LEAF_ROWS // 2
+        while not ended:
+            rest = KeyRange(after=after, upto=keys.upto)
+            async with store.page(
+                self._pair.name,
+                rest,
+                limit=limit,
+                order=self._pair.order,
+                deadline_s=self._deadline_s,
+            ) as page:
+                ended = len(page.keys) < limit
+                piece = rest if ended else KeyRange(after=after, upto=page.keys[-1])
+            await self._span(piece, found)
+            after = piece.upto
+
+    async def _leaf(self, keys: KeyRange, found: Found) -> None:
+        pair = self._pair
+        here, there = await both(
+            self._key_digests(pair.primary, keys), self._key_digests(pair.secondary, keys)
+        )
+        compared = compare(pair.scope, here, there)
+        found.count("matched", compared.matched)
+        for start in range(0, len(compared.candidates), SECOND_READ_ROWS):
+            await self._candidates(compared.candidates[start : start + SECOND_READ_ROWS], found)
+
+    async def _candidates(self, keys: Sequence[Key], found: Found) -> None:
+        """Look at differing keys again until each is equal, declared, or known to be in flight."""
+        for look in range(LOOKS_MAX):
+            if look:
+                await self._bench.clock.sleep(LOOK_PAUSE_S * 2**look)
+            keys = await self._look(keys, found)
+            if not keys:
+                return
+        found.count("in_flight", len(keys))
+
+    async def _look(self, keys: Sequence[Key], found: Found) -> list[Key]:
+        """Read keys again from both stores under a watermark; return those still in flight.
+
+        A difference is declared if, from before the reads until after them, the key was neither
+        dirty nor had an unsettled or a newer intent: then nobody was writing it, on either side.
+        """
+        pair = self._pair
+        ledger = self._bench.ledger
+        snapshot = await ledger.begin_copy(pair.name, copying=False)
+        try:
+            busy = snapshot.in_flight | await ledger.fenced(pair.name, keys)
+            here, there = await both(
+                self._read(pair.primary, keys), self._read(pair.secondary, keys)
+            )
+            busy |= await ledger.settled_since(snapshot, keys)
+            busy |= await ledger.fenced(pair.name, keys)
+        finally:
+            await to_the_end(ledger.abandon_copy(snapshot), deadline_s=FORGET_S_MAX)
+        waiting: list[Key] = []
+        for key in keys:
+            differs = self._difference(key, here, there)
+            if differs is None:
+                found.count("matched", int(key in here.records))
+            elif key in busy:
+                waiting.append(key)
+            else:
+                found.declare(differs)
+        return waiting
+
+    def _difference(self, key: Key, here: _Side, there: _Side) -> Difference | None:
+        broken = here.broken.get(key) or there.broken.get(key)
+        if broken:
+            return Difference(
+                collection=self._pair.name,
+                key=key,
+                kind="mismatched",
+                detail={"cannot be decoded": [here.broken.get(key), there.broken.get(key)]},
+            )
+        return difference(self._pair.scope, key, here.records.get(key), there.records.get(key))
+
+    async def _read(self, store: Store, keys: Sequence[Key]) -> _Side:
+        """Read records by key; halve on a row that cannot be decoded until it is named."""
+        try:
+            records = await store.get(
+                self._pair.name, keys, vectors=self._pair.scope.vector, deadline_s=self._deadline_s
+            )
+        except Corrupt as error:
+            if len(keys) == 1:
+                return _Side(records={}, broken={keys[0]: str(error)})
+            middle = len(keys) // 2
+            left = await self._read(store, keys[:middle])
+            right = await self._read(store, keys[middle:])
+            return _Side(
+                records={**left.records, **right.records}, broken={**left.broken, **right.broken}
+            )
+        return _Side(records=records, broken={})
+
+    async def _digest(self, store: Store, keys: KeyRange) -> RangeDigest:
+        pair = self._pair
+        return await store.digest(
+            pair.name,
+            keys,
+            fields=pair.scope.fields,
+            order=pair.order,
+            deadline_s=self._deadline_s,
+        )
+
+    async def _key_digests(self, store: Store, keys: KeyRange) -> list[KeyDigest]:
+        pair = self._pair
+        return await store.key_digests(
+            pair.name,
+            keys,
+            fields=pair.scope.fields,
+            order=pair.order,
+            deadline_s=self._deadline_s,
+        )

@@ -1,0 +1,372 @@
+"""The copy rule for one batch: a page of a backfill, or a set of dirty keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from enum import Enum
+
+from proxy.errors import Corrupt, Reason, Rejected, Unavailable
+from proxy.ledger.types import RangeState
+from proxy.model import Key, Record, WriteOp
+from proxy.query import KeyRange
+from proxy.stores.base import BulkTarget, Page
+from reconcile.digest import equal_keys
+from reconcile.letters import DeadLetters
+from reconcile.ranges import BatchPlan, advanced, plan_batch, remaining
+from reconcile.roles import CopyLedger, Pair
+from reconcile.snapshot import OpenCopy, Reach, Step, open_copy, pass_by
+from reconcile.writing import SecondaryWriter, Stored
+
+COLLISIONS_MAX = 2
+"""A live write between step 3 and a bulk load undoes the load; after this many go by records."""
+
+THERE_PER_ROW = 4
+"""Keys of the secondary that one batch looks at, per row of the batch: memory stays bounded."""
+
+NARROWINGS_MAX = 8
+"""How often a span is narrowed because the secondary holds too many keys in it."""
+
+
+class Path(Enum):
+    """How the rows of a page reach the secondary, fastest first."""
+
+    BULK = "bulk"
+    RECORDS = "records"
+    ISOLATE = "isolate"
+    """By key, halved where need be: a row of the page cannot be decoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageAsk:
+    """What one batch of a backfill is to copy.
+
+    Attributes:
+        limit: rows of the page at most.
+        target: how the secondary wants bulk rows, None to go by records.
+    """
+
+    pair: Pair
+    state: RangeState
+    limit: int
+    target: BulkTarget | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """What one batch did.
+
+    Attributes:
+        rows: records that were looked at on the primary.
+        stored: records that are on the secondary now as they are on the primary.
+        deleted: records removed from the secondary.
+        in_flight: keys left out by step 2.
+        dead: records that cannot be converted.
+        resolved: dead letters that were closed.
+        left: keys that are still dirty, those in flight not included.
+        again: keys of `left` that are worth a repair right now.
+        tally: the batch's own counts, as a range keeps them.
+        progress: the range's new checkpoint.
+    """
+
+    collection: str
+    rows: int
+    bytes: int = 0
+    stored: int = 0
+    deleted: int = 0
+    in_flight: int = 0
+    dead: int = 0
+    resolved: int = 0
+    left: frozenset[Key] = frozenset()
+    again: tuple[Key, ...] = ()
+    tally: Mapping[str, int] = field(default_factory=dict)
+    progress: RangeState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Span:
+    """A span between steps 4 and 5. `ended`: the primary has no more rows in it."""
+
+    keys: KeyRange
+    ended: bool
+    rows: int
+    plan: BatchPlan
+    equal: frozenset[Key]
+    stored: Stored
+
+    @property
+    def again(self) -> tuple[Key, ...]:
+        """Keys that differ, and keys that only the secondary has."""
+        different = [key for key in self.plan.present if key not in self.equal]
+        return (*different, *self.plan.extra)
+
+
+class Copier:
+    """Copies batches of one job under the copy rule (design section 4)."""
+
+    def __init__(
+        self,
+        ledger: CopyLedger,
+        letters: DeadLetters,
+        *,
+        deadline_s: float,
+        reach: Reach = pass_by,
+    ) -> None:
+        self._ledger = ledger
+        self._letters = letters
+        self._deadline_s = deadline_s
+        self._reach = reach
+        self._writer = SecondaryWriter(ledger, deadline_s=deadline_s)
+
+    async def copy_page(self, ask: PageAsk) -> Copied:
+        """Copy the next rows of a range, and advance its checkpoint.
+
+        Rows that the secondary lacks are inserted, never laid over a row that is there: keys that
+        differ and keys that only the secondary has become dirty in step 5 and are repaired by key.
+
+        Raises:
+            RolesChanged, Held: see `open_copy`; nothing was written.
+            Unavailable, Ambiguous: a store or the ledger failed; the batch may be repeated.
+            Corrupt: the keys of the page cannot be read.
+        """
+        path = Path.RECORDS if ask.target is None else Path.BULK
+        collisions = 0
+        while True:
+            try:
+                return await self._page(ask, path)
+            except Rejected as error:
+                if path is not Path.BULK:
+                    raise
+                collisions += 1
+                if error.reason is not Reason.ALREADY_EXISTS or collisions > COLLISIONS_MAX:
+                    path = Path.RECORDS
+            except Corrupt:
+                if path is Path.ISOLATE:
+                    raise
+                path = Path.ISOLATE
+
+    async def copy_keys(self, pair: Pair, keys: Sequence[Key]) -> Copied:
+        """Bring dirty keys to the primary's state: stored there if it has them, else deleted.
+
+        Step 0 is the caller's: every key is dirty, durably. Keys that one store cannot hold are
+        nobody's business; their marks are cleared.
+
+        Raises:
+            RolesChanged, Unavailable, Ambiguous: as `copy_page`.
+        """
+        async with open_copy(self._ledger, pair.roles, pair.name, under_hold=True) as copy:
+            await self._reach(Step.BEGUN)
+            foreign = {key for key in keys if not pair.scope.holds(key)}
+            flying = copy.in_flight.intersection(keys) - foreign
+            todo = [key for key in keys if key not in foreign and key not in flying]
+            records, dead = await self._read(pair, todo)
+            await self._reach(Step.READ)
+            gone = [key for key in todo if key not in records and key not in dead]
+            stored = await self._writer.store(
+                pair, list(records.values()), gone, op=WriteOp.UPSERT, written=copy.written
+            )
+            stored.dead.update(dead)
+            await self._reach(Step.WRITTEN)
+            resolved = await self._note_letters(pair, stored.dead, stored.touched)
+            await copy.finish(touched=stored.touched | foreign, left_out=stored.left)
+        await self._reach(Step.FINISHED)
+        return Copied(
+            collection=pair.name,
+            rows=len(todo),
+            bytes=stored.bytes,
+            stored=len(stored.touched),
+            deleted=stored.deleted,
+            in_flight=len(flying),
+            dead=len(stored.dead),
+            resolved=resolved,
+            left=stored.left,
+        )
+
+    async def _page(self, ask: PageAsk, path: Path) -> Copied:
+        pair = ask.pair
+        async with open_copy(self._ledger, pair.roles, pair.name, under_hold=False) as copy:
+            await self._reach(Step.BEGUN)
+            span = await self._write_span(copy, ask, path)
+            await self._reach(Step.WRITTEN)
+            copied = _copied(ask.state, pair.name, span)
+            touched = span.stored.touched | span.equal
+            await self._note_letters(pair, span.stored.dead, touched)
+            await copy.finish(
+                touched=touched,
+                left_out=copied.left | span.plan.in_flight,
+                progress=copied.progress,
+            )
+        await self._reach(Step.FINISHED)
+        return copied
+
+    async def _note_letters(
+        self, pair: Pair, dead: Mapping[Key, str], touched: Collection[Key]
+    ) -> int:
+        """Write dead letters, and close those of keys that were stored, before step 5.
+
+        A crash in between leaves the key dirty, so repair comes by again and puts it right.
+        """
+        await self._letters.add(pair.name, dead)
+        return await self._letters.resolve(pair.name, touched)
+
+    async def _write_span(self, copy: OpenCopy, ask: PageAsk, path: Path) -> _Span:
+        """Steps 2 to 4 for as many rows as fit the page and the memory."""
+        pair, most = ask.pair, ask.limit * THERE_PER_ROW
+        after, upto = remaining(ask.state).after, ask.state.keys.upto
+        for _ in range(NARROWINGS_MAX):
+            keys = KeyRange(after=after, upto=upto)
+            async with pair.primary.page(
+                pair.name, keys, limit=ask.limit, order=pair.order, deadline_s=self._deadline_s
+            ) as page:
+                ended = len(page.keys) < ask.limit
+                span = keys if ended else KeyRange(after=after, upto=page.keys[-1])
+                there = await self._there(pair, span, most + 1)
+                if len(there) <= most:
+                    await self._reach(Step.READ)
+                    plan = plan_batch(pair.scope, page.keys, there, copy.in_flight)
+                    return _Span(
+                        keys=span,
+                        ended=ended,
+                        rows=sum(1 for key in page.keys if key not in plan.foreign),
+                        plan=plan,
+                        equal=await self._equal(pair, span, plan.present),
+                        stored=await self._insert(copy, ask, page, plan, path),
+                    )
+            upto = there[most - 1]
+        raise Unavailable(
+            f"Keys of {pair.name} on the {pair.secondary.name} store grow while they are read.",
+            where=pair.secondary.name,
+        )
+
+    async def _there(self, pair: Pair, span: KeyRange, limit: int) -> Sequence[Key]:
+        """Return the secondary's first keys of a span."""
+        async with pair.secondary.page(
+            pair.name, span, limit=limit, order=pair.order, deadline_s=self._deadline_s
+        ) as page:
+            return list(page.keys)
+
+    async def _equal(self, pair: Pair, span: KeyRange, present: Sequence[Key]) -> frozenset[Key]:
+        """Return those of the keys on both sides whose records are equal already."""
+        if not present:
+            return frozenset()
+        sides = [
+            await store.key_digests(
+                pair.name,
+                span,
+                fields=pair.scope.fields,
+                order=pair.order,
+                deadline_s=self._deadline_s,
+            )
+            for store in (pair.primary, pair.secondary)
+        ]
+        return equal_keys(*sides).intersection(present)
+
+    async def _insert(
+        self, copy: OpenCopy, ask: PageAsk, page: Page, plan: BatchPlan, path: Path
+    ) -> Stored:
+        """Step 4 for the rows that the secondary lacks."""
+        if not plan.fresh:
+            return Stored()
+        if path is Path.BULK and ask.target is not None:
+            return await self._load(copy, ask.pair, page, plan, ask.target)
+        dead: dict[Key, str] = {}
+        if path is Path.ISOLATE:
+            found, dead = await self._read(ask.pair, plan.fresh)
+            records = list(found.values())
+        else:
+            records = await page.records(plan.not_fresh)
+        stored = await self._writer.store(
+            ask.pair, records, (), op=WriteOp.INSERT, written=copy.written
+        )
+        stored.dead.update(dead)
+        stored.waiting.update(set(plan.fresh) - stored.touched - set(stored.dead))
+        return stored
+
+    async def _load(
+        self, copy: OpenCopy, pair: Pair, page: Page, plan: BatchPlan, target: BulkTarget
+    ) -> Stored:
+        """Stream the rows from the primary's bulk format into the secondary's."""
+        counter = _Counter()
+        async with aclosing(counter.pass_on(page.bulk(plan.not_fresh, target))) as chunks:
+            copy.written.update(plan.fresh)
+            try:
+                loaded = await pair.secondary.bulk_load(
+                    pair.name, target, chunks, deadline_s=self._deadline_s
+                )
+            except Rejected:
+                copy.written.clear()  # nothing was loaded
+                raise
+        if loaded != len(plan.fresh):
+            raise Corrupt(
+                f"{loaded} rows of {pair.name} were loaded where {len(plan.fresh)} were read."
+            )
+        return Stored(touched=set(plan.fresh), bytes=counter.bytes)
+
+    async def _read(
+        self, pair: Pair, keys: Sequence[Key]
+    ) -> tuple[dict[Key, Record], dict[Key, str]]:
+        """Read records by key; halve on a row that cannot be decoded until it is named.
+
+        Returns:
+            The records that exist, and the keys that cannot be decoded with the reason.
+        """
+        if not keys:
+            return {}, {}
+        try:
+            found = await pair.primary.get(
+                pair.name, keys, vectors=pair.scope.vector, deadline_s=self._deadline_s
+            )
+        except Corrupt as error:
+            if len(keys) == 1:
+                return {}, {keys[0]: str(error)}
+            middle = len(keys) // 2
+            left, left_dead = await self._read(pair, keys[:middle])
+            right, right_dead = await self._read(pair, keys[middle:])
+            return {**left, **right}, {**left_dead, **right_dead}
+        return found, {}
+
+
+class _Counter:
+    """Counts the bytes of a stream that passes by."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    async def pass_on(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """Yield the chunks, and close their source at the end."""
+        try:
+            async for chunk in chunks:
+                self.bytes += len(chunk)
+                yield chunk
+        finally:
+            close = getattr(chunks, "aclose", None)
+            if close is not None:
+                await close()
+
+
+def _copied(state: RangeState, collection: str, span: _Span) -> Copied:
+    """Return the outcome of a page, with the range's new checkpoint."""
+    left = span.stored.left.union(span.again)
+    done = span.ended and span.keys.upto == state.keys.upto
+    tally = {
+        "rows": span.rows,
+        "bytes": span.stored.bytes,
+        "copied": len(span.stored.touched),
+        "unchanged": len(span.equal),
+        "left_to_repair": len(left),
+        "in_flight": len(span.plan.in_flight),
+        "dead_letters": len(span.stored.dead),
+    }
+    return Copied(
+        collection=collection,
+        rows=span.rows,
+        bytes=span.stored.bytes,
+        stored=len(span.stored.touched) + len(span.equal),
+        in_flight=len(span.plan.in_flight),
+        dead=len(span.stored.dead),
+        left=left,
+        again=span.again,
+        tally=tally,
+        progress=advanced(state, span.keys.upto, tally, done=done),
+    )

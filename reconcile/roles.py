@@ -1,0 +1,131 @@
+"""Who is primary and who is secondary while a batch runs, and what is copied between them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.errors import CrossfadeError, Reason, Rejected
+from proxy.ledger.base import CopyLog
+from proxy.ledger.types import Phase, Routing
+from proxy.model import JsonValue, Key
+from proxy.stores.base import Store
+from reconcile.ranges import Scope, common_order, scope_of
+
+ONE_STORE_PHASES = frozenset({Phase.OLD_ONLY, Phase.NEW_ONLY})
+"""In these nobody writes to both stores, so there is nothing to bring together."""
+
+
+class RolesChanged(CrossfadeError):
+    """The primary or the phase changed while a job ran; what it read must not be written."""
+
+
+class Held(CrossfadeError):
+    """Writes are held for a swap; the job waits so that the swap can drain."""
+
+
+class CopyLedger(CopyLog, Protocol):
+    """What a copier and a verifier ask of the ledger."""
+
+    async def routing(self) -> Routing:
+        """Return the routing in force."""
+
+    async def fenced(self, collection: str, keys: Collection[Key]) -> frozenset[Key]:
+        """Return those of the keys that are dirty or have an unsettled intent, right now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """The two stores by role, under one routing."""
+
+    routing: Routing
+    primary: Store
+    secondary: Store
+
+    def require(self, now: Routing) -> None:
+        """Raise RolesChanged if a copy that was begun under these roles may not go on."""
+        if now.primary != self.routing.primary:
+            raise RolesChanged(
+                f"The primary changed from {self.routing.primary} to {now.primary} "
+                f"(epoch {now.epoch}) while the job ran."
+            )
+        if now.phase in ONE_STORE_PHASES:
+            raise RolesChanged(
+                f"The phase changed to {now.phase.value} (epoch {now.epoch}) while the job ran."
+            )
+
+
+def roles_of(routing: Routing, stores: Mapping[str, Store], *, read_only: bool = False) -> Roles:
+    """Return the stores by role.
+
+    Args:
+        read_only: nothing will be written, so a look ahead from old_only is allowed.
+
+    Raises:
+        Rejected(FAILED_PRECONDITION): the phase writes to one store only.
+    """
+    look_ahead = read_only and routing.phase is Phase.OLD_ONLY
+    if routing.phase in ONE_STORE_PHASES and not look_ahead:
+        raise Rejected(
+            f"The migration is in phase {routing.phase.value}, where only one store is written.",
+            reason=Reason.FAILED_PRECONDITION,
+            hint="Go to phase dual_write first: `crossfade phase dual_write`."
+            if routing.phase is Phase.OLD_ONLY
+            else "new_only is the point of no return; there is nothing left to reconcile.",
+        )
+    other = "new" if routing.primary == "old" else "old"
+    return Roles(routing=routing, primary=stores[routing.primary], secondary=stores[other])
+
+
+def unbroken(noted: JsonValue, now: Routing) -> bool:
+    """True if no routing can have been in force between the noted one and now, but these two.
+
+    What a job did before is worth nothing if the migration went through old_only meanwhile:
+    writes of that time are in no ledger. Epochs count every change, so a distance of one leaves
+    no room for another routing.
+
+    Args:
+        noted: {"epoch", "primary", ...} as `JobRun.note_routing` keeps it.
+    """
+    if not isinstance(noted, Mapping):
+        return False
+    epoch = noted.get("epoch")
+    if not isinstance(epoch, int) or noted.get("primary") != now.primary:
+        return False
+    return 0 <= now.epoch - epoch <= 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One collection on both stores, and the order in which its keys are walked."""
+
+    scope: Scope
+    roles: Roles
+    order: str
+
+    @property
+    def name(self) -> str:
+        """The collection."""
+        return self.scope.spec.name
+
+    @property
+    def primary(self) -> Store:
+        """The store that is right."""
+        return self.roles.primary
+
+    @property
+    def secondary(self) -> Store:
+        """The store that is brought to the same state."""
+        return self.roles.secondary
+
+
+async def pair_of(roles: Roles, collection: str) -> Pair:
+    """Ask both stores for their key order and return the pair."""
+    here = await roles.primary.key_order(collection)
+    there = await roles.secondary.key_order(collection)
+    return Pair(
+        scope=scope_of(collection, roles.primary.schema, roles.secondary.schema),
+        roles=roles,
+        order=common_order(here, there),
+    )

@@ -1,0 +1,115 @@
+"""An open copy: steps 1 and 5 of the copy rule, the roles guard, and what happens on failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from enum import Enum
+
+from proxy.errors import CrossfadeError, Unavailable
+from proxy.ledger.types import CopyOutcome, CopySnapshot, RangeState
+from proxy.model import Key
+from reconcile.roles import CopyLedger, Held, Roles
+from reconcile.tasks import to_the_end
+
+COPY_S_MAX = 45.0
+"""A snapshot is good for 60 s and a swap waits for it no longer; every write ends well before."""
+
+GIVE_UP_S_MAX = 10.0
+"""How long a failing copy may take to mark what it wrote."""
+
+
+class Step(Enum):
+    """The points of a copy at which a test can stop it; the numbers are the design's."""
+
+    BEGUN = "1 snapshot taken"
+    READ = "3 primary read"
+    WRITTEN = "4 secondary written"
+    FINISHED = "5 finished"
+
+
+Reach = Callable[[Step], Awaitable[None]]
+
+
+async def pass_by(step: Step) -> None:
+    """Do nothing at a step."""
+
+
+class OpenCopy:
+    """A copy between steps 1 and 5. `written` are the keys that step 4 has begun to write."""
+
+    def __init__(self, ledger: CopyLedger, roles: Roles, snapshot: CopySnapshot) -> None:
+        self.snapshot = snapshot
+        self.written: set[Key] = set()
+        self._ledger = ledger
+        self._roles = roles
+
+    @property
+    def in_flight(self) -> frozenset[Key]:
+        """Keys that must be left out (step 2)."""
+        return self.snapshot.in_flight
+
+    async def require_roles(self, *, under_hold: bool) -> None:
+        """Raise RolesChanged, or Held unless this copy may run while writes are held."""
+        routing = await self._ledger.routing()
+        self._roles.require(routing)
+        if routing.hold and not under_hold:
+            raise Held("Writes are held for a swap of the primary.")
+
+    async def finish(
+        self,
+        *,
+        touched: Collection[Key],
+        left_out: Collection[Key] = (),
+        progress: RangeState | None = None,
+    ) -> CopyOutcome:
+        """Step 5."""
+        return await self._ledger.finish_copy(
+            self.snapshot, touched=touched, left_out=left_out, progress=progress
+        )
+
+    async def give_up(self) -> None:
+        """Mark what may have been written, then forget the snapshot.
+
+        The range is still open or the keys still dirty, durably, so a ledger that does not answer
+        here loses nothing.
+        """
+        try:
+            if self.written:
+                await self._ledger.mark_dirty(
+                    self.snapshot.collection, self.written, reason="copy interrupted"
+                )
+            await self._ledger.abandon_copy(self.snapshot)
+        except CrossfadeError:
+            return
+
+
+@asynccontextmanager
+async def open_copy(
+    ledger: CopyLedger, roles: Roles, collection: str, *, under_hold: bool
+) -> AsyncIterator[OpenCopy]:
+    """Take a snapshot, check the roles under it, and give up cleanly on any failure.
+
+    With a copying snapshot open the primary cannot be swapped, so the roles that are checked here
+    hold until the copy ends.
+
+    Raises:
+        RolesChanged: the roles are not those the copier was made for.
+        Held: writes are held and `under_hold` is False.
+        Unavailable: the copy took longer than a snapshot may be used.
+    """
+    copy = OpenCopy(ledger, roles, await ledger.begin_copy(collection))
+    try:
+        async with asyncio.timeout(COPY_S_MAX) as limit:
+            await copy.require_roles(under_hold=under_hold)
+            yield copy
+    except BaseException as error:
+        await to_the_end(copy.give_up(), deadline_s=GIVE_UP_S_MAX)
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise Unavailable(
+                f"A batch of {collection} took longer than {COPY_S_MAX:.0f} s.",
+                where="reconciler",
+                hint="Use smaller batches (reconcile.batch_rows).",
+            ) from error
+        raise
