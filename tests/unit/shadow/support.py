@@ -160,6 +160,7 @@ class FakeLedger:
         self.error: CrossfadeError | None = None
         self.fences = 0
         self.after_fence: Callable[[int], Awaitable[None]] | None = None
+        self.put = asyncio.Event()
         self.stored: dict[tuple[str, str], Mapping[str, JsonValue]] = {}
 
     async def fenced(self, collection: str, keys: Collection[Key]) -> frozenset[Key]:
@@ -178,6 +179,7 @@ class FakeLedger:
         if self.error is not None:
             raise self.error
         self.stored[replica_id, window] = stats
+        self.put.set()
 
 
 class StillClock:
