@@ -1,0 +1,1 @@
+"""Tests of logs, traces, metrics and the wrappers that feed them."""
