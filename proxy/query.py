@@ -207,3 +207,12 @@ class KeyRange:
 
     after: Key | None = None
     upto: Key | None = None
+
+
+def fields_of(filter: Filter) -> frozenset[str]:
+    """Return the names of the fields that a filter looks at."""
+    if isinstance(filter, And | Or):
+        return frozenset[str]().union(*(fields_of(part) for part in filter.parts))
+    if isinstance(filter, Not):
+        return fields_of(filter.part)
+    return frozenset((filter.field,))

@@ -149,8 +149,13 @@ class Store(Protocol):
     async def next_ids(self, collection: str, field: str, count: int) -> list[int]:
         """Allocate `count` numbers from the field's sequence; gaps are allowed."""
 
-    async def align_sequences(self) -> None:
-        """Move every sequence past the largest value stored, so that this store may allocate."""
+    async def align_sequences(self, floors: Mapping[tuple[str, str], int] | None = None) -> None:
+        """Move sequences on, so that this store may allocate; they never go back.
+
+        Args:
+            floors: (collection, field) -> number to be past, without looking at the data. None:
+                past the largest value stored, for every sequence.
+        """
 
     # What the reconciler needs.
 

@@ -1,0 +1,1 @@
+"""The control plane: preconditions, phase steps, the swap of the primary, status."""

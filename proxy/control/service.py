@@ -1,0 +1,299 @@
+"""The control plane's operations over ledger, stores and switch."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from proxy.control.evidence import (
+    Evidence,
+    check_store,
+    finished_backfill,
+    health_of,
+    index_states,
+)
+from proxy.control.preconditions import JudgeSettings, conditions, traffic_conditions
+from proxy.control.switch import Order, Switch, Switched
+from proxy.controlplane import Change, Precondition, Status
+from proxy.dual_write.stores import Sides
+from proxy.errors import Reason, Rejected, Violation
+from proxy.ledger.base import Ledger
+from proxy.ledger.types import (
+    DeadLetter,
+    DirtyKey,
+    Event,
+    Job,
+    JobKind,
+    JobState,
+    Phase,
+    Routing,
+)
+from proxy.model import JsonValue
+from proxy.routing.phases import Step, after, allowed_targets, secondary_of, step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlParts:
+    """What the control plane is made of.
+
+    Attributes:
+        engines: store name -> engine name, for people.
+        gate: the shadow gate, judged now.
+        report: the merged shadow report.
+    """
+
+    migration: str
+    ledger: Ledger
+    sides: Sides
+    switch: Switch
+    engines: Mapping[str, str]
+    judge: JudgeSettings
+    gate: Callable[[], Awaitable[Sequence[Precondition]]]
+    report: Callable[[], Awaitable[Mapping[str, JsonValue]]]
+
+
+class ControlService:
+    """`ControlPlane` for one migration; any replica may serve it."""
+
+    def __init__(self, parts: ControlParts) -> None:
+        self._parts = parts
+        self._one_at_a_time = asyncio.Lock()
+
+    async def _evidence(self, *, schemas: bool) -> Evidence:
+        parts = self._parts
+        ledger = parts.ledger
+        routing, flags = await ledger.routing(), await ledger.flags()
+        secondary = parts.sides.store(secondary_of(routing))
+        names = ("old", "new")
+        health = await asyncio.gather(
+            *(health_of(name, parts.sides, routing, parts.engines[name]) for name in names)
+        )
+        problems = [
+            problem
+            for name in (names if schemas else ())
+            for problem in await check_store(parts.sides.store(name))
+        ]
+        return Evidence(
+            routing=routing,
+            health=health,
+            problems=problems,
+            replicas=await ledger.replicas(),
+            unsettled=await ledger.unsettled(),
+            dirty=await ledger.dirty_counts(),
+            backfill=await finished_backfill(ledger, flags),
+            dead_letters=await ledger.dead_letters(limit=1000),
+            indexes=await index_states(secondary),
+            flags=flags,
+            gate=await parts.gate(),
+        )
+
+    async def status(self) -> Status:
+        """See `ControlPlane.status`."""
+        evidence = await self._evidence(schemas=False)
+        return Status(
+            migration=self._parts.migration,
+            routing=evidence.routing,
+            stores=evidence.health,
+            replicas=evidence.replicas,
+            unsettled=evidence.unsettled,
+            dirty=evidence.dirty,
+            jobs=await self._parts.ledger.jobs(limit=10),
+            indexes=evidence.indexes,
+            dead_letters=len(evidence.dead_letters),
+            flags=evidence.flags,
+            next_steps=self._next_steps(evidence),
+        )
+
+    def _next_steps(self, evidence: Evidence) -> list[str]:
+        steps: list[str] = []
+        phase = evidence.routing.phase
+        for target in allowed_targets(phase):
+            taken = step(phase, target)
+            if taken is None:
+                continue
+            failed = [
+                item for item in conditions(taken, evidence, self._parts.judge) if not item.passed
+            ]
+            command = f"crossfade phase {target.value}"
+            if not failed:
+                steps.append(f"{command}: every precondition holds")
+            elif taken.forward:
+                steps.append(f"{command}: not yet: " + "; ".join(item.detail for item in failed))
+                steps.extend(item.remedy for item in failed if item.remedy)
+        return steps
+
+    async def change_phase(
+        self, target: Phase, *, dry_run: bool, force: bool, actor: str, reason: str
+    ) -> Change:
+        """See `ControlPlane.change_phase`."""
+        async with self._one_at_a_time:
+            evidence = await self._evidence(schemas=target is Phase.DUAL_WRITE)
+            routing = evidence.routing
+            taken = step(routing.phase, target)
+            if taken is None or routing.hold:
+                raise _no_step(routing, target)
+            checked = conditions(taken, evidence, self._parts.judge)
+            refused = _refused(checked, force=force)
+            if dry_run or refused:
+                return Change(
+                    applied=False,
+                    routing=routing,
+                    preconditions=checked,
+                    message=refused or _would(taken),
+                )
+            order = _order(actor, reason, checked, taken, forced=force)
+            await self._mark(taken, routing, order)
+            switched = await self._switch(taken, routing, order)
+            return Change(
+                applied=switched.applied,
+                routing=switched.routing,
+                preconditions=checked,
+                message=switched.message + _last_word(taken, switched),
+                stall_ms=switched.stall_ms,
+            )
+
+    async def _switch(self, taken: Step, routing: Routing, order: Order) -> Switched:
+        target = after(routing, taken)
+        if not taken.swap:
+            return await self._parts.switch.step(routing, target, order)
+        sides = self._parts.sides
+        return await self._parts.switch.swap(
+            routing,
+            target,
+            order,
+            allocator=sides.store(target.primary),
+            source=sides.store(routing.primary),
+        )
+
+    async def _mark(self, taken: Step, routing: Routing, order: Order) -> None:
+        """Remember where a period begins, so that older backfills and verifies do not count."""
+        epoch = routing.epoch + 1
+        name = ""
+        if taken.target is Phase.DUAL_WRITE and taken.forward:
+            name = "dual_write"
+        elif taken.swap:
+            name, epoch = "swap", routing.epoch + 2
+        if name:
+            value: dict[str, JsonValue] = {
+                "epoch": epoch,
+                "at": dt.datetime.now(dt.UTC).isoformat(),
+            }
+            await self._parts.ledger.set_flag(name, value, actor=order.actor, reason=order.reason)
+
+    async def set_traffic(
+        self, percent: float, *, dry_run: bool, force: bool, actor: str, reason: str
+    ) -> Change:
+        """See `ControlPlane.set_traffic`."""
+        if not 0.0 <= percent <= 100.0:
+            raise Rejected(
+                "The percentage is out of range.",
+                reason=Reason.OUT_OF_RANGE,
+                violations=(
+                    Violation(where="percent", expected="a number in 0..100", got=f"{percent:g}"),
+                ),
+            )
+        async with self._one_at_a_time:
+            evidence = await self._evidence(schemas=False)
+            routing = evidence.routing
+            checked = traffic_conditions(evidence, self._parts.judge, percent=percent)
+            refused = _refused(checked, force=force and checked[0].passed)
+            if dry_run or refused:
+                would = f"Would move {percent:g} % of the reads to the new store."
+                return Change(
+                    applied=False, routing=routing, preconditions=checked, message=refused or would
+                )
+            order = Order(
+                actor=actor,
+                reason=reason,
+                detail={"from": routing.percent, "to": percent, "forced": force},
+            )
+            target = replace(routing, percent=percent)
+            switched = await self._parts.switch.step(routing, target, order)
+            message = f"{percent:g} % of the reads go to the new store. {switched.message}"
+            return Change(
+                applied=True, routing=switched.routing, preconditions=checked, message=message
+            )
+
+    async def start_job(self, kind: JobKind, params: Mapping[str, JsonValue], *, actor: str) -> Job:
+        """See `ControlPlane.start_job`."""
+        job = await self._parts.ledger.create_job(kind, params)
+        await self._log("job.start", actor, {"job_id": job.job_id, "kind": kind.value})
+        return job
+
+    async def want_job(self, job_id: int, wanted: JobState, *, actor: str) -> Job:
+        """See `ControlPlane.want_job`."""
+        job = await self._parts.ledger.want(job_id, wanted)
+        await self._log("job.want", actor, {"job_id": job_id, "wanted": wanted.value})
+        return job
+
+    async def _log(self, kind: str, actor: str, detail: dict[str, JsonValue]) -> None:
+        await self._parts.ledger.log_event(kind, actor=actor, reason="", detail=detail)
+
+    async def job(self, job_id: int) -> Job:
+        """See `ControlPlane.job`."""
+        return await self._parts.ledger.job(job_id)
+
+    async def jobs(self) -> list[Job]:
+        """See `ControlPlane.jobs`."""
+        return await self._parts.ledger.jobs()
+
+    async def dirty_keys(self, collection: str, *, limit: int) -> list[DirtyKey]:
+        """See `ControlPlane.dirty_keys`."""
+        return await self._parts.ledger.dirty_keys(collection, limit=limit)
+
+    async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
+        """See `ControlPlane.dead_letters`."""
+        return await self._parts.ledger.dead_letters(limit=limit)
+
+    async def shadow_report(self) -> Mapping[str, JsonValue]:
+        """See `ControlPlane.shadow_report`."""
+        return await self._parts.report()
+
+    async def events(self, *, limit: int, after: int) -> list[Event]:
+        """See `ControlPlane.events`."""
+        return await self._parts.ledger.events(limit=limit, after=after)
+
+
+def _no_step(routing: Routing, target: Phase) -> Rejected:
+    reachable = ", ".join(item.value for item in allowed_targets(routing.phase)) or "none"
+    why = " while a swap is under way" if routing.hold else ""
+    return Rejected(
+        f"There is no step from {routing.phase.value} to {target.value}{why}.",
+        reason=Reason.FAILED_PRECONDITION,
+        violations=(Violation(where="target", expected=f"one of: {reachable}", got=target.value),),
+        hint="new_only is the point of no return." if routing.phase is Phase.NEW_ONLY else "",
+    )
+
+
+def _refused(checked: Sequence[Precondition], *, force: bool) -> str:
+    failed = [item.name for item in checked if not item.passed]
+    if not failed or force:
+        return ""
+    return f"Refused, nothing was changed: {', '.join(failed)}."
+
+
+def _would(taken: Step) -> str:
+    how = "hold writes, drain, swap the primary, release" if taken.swap else "change the routing"
+    return f"Every precondition holds. Would {how}: {taken.source.value} -> {taken.target.value}."
+
+
+def _order(
+    actor: str, reason: str, checked: Sequence[Precondition], taken: Step, *, forced: bool
+) -> Order:
+    detail: dict[str, JsonValue] = {
+        "from": taken.source.value,
+        "to": taken.target.value,
+        "forced": forced,
+        "preconditions": [
+            {"name": item.name, "passed": item.passed, "detail": item.detail} for item in checked
+        ],
+    }
+    return Order(actor=actor, reason=reason, detail=detail)
+
+
+def _last_word(taken: Step, switched: Switched) -> str:
+    if switched.applied and taken.target is Phase.NEW_ONLY:
+        return " The old store is not written any more: there is no way back from here."
+    return ""

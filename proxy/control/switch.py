@@ -1,0 +1,194 @@
+"""Put a new routing in force: an ordinary step, or the swap of the primary, no write failing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from proxy.clock import Clock
+from proxy.config.settings import SwitchSettings
+from proxy.control.evidence import behind
+from proxy.errors import CrossfadeError, Rejected, StaleEpoch
+from proxy.ledger.base import Ledger
+from proxy.ledger.types import Routing
+from proxy.model import DefaultKind, JsonValue
+from proxy.stores.base import Store
+
+_POLL_S = 0.004
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Who asks for a change, and why; it ends up in the event log."""
+
+    actor: str
+    reason: str
+    detail: dict[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switched:
+    """What came of it. `late` are replicas that had not acknowledged in time."""
+
+    applied: bool
+    routing: Routing
+    message: str
+    stall_ms: float = 0.0
+
+
+class Switch:
+    """Changes the routing through the ledger and waits for the replicas.
+
+    Args:
+        drain: repairs what is dirty, now; handed in, because the copy rule lives elsewhere.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        settings: SwitchSettings,
+        *,
+        drain: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._settings = settings
+        self._drain = drain
+
+    async def step(self, routing: Routing, target: Routing, order: Order) -> Switched:
+        """Put `target` in force and wait until each live replica has acknowledged it."""
+        changed = await self._change(routing, target, "phase", order)
+        late = await self._wait_acknowledged(changed.epoch, self._settings.ack_timeout_s)
+        message = f"Epoch {changed.epoch} is in force: phase {changed.phase.value}."
+        if late:
+            message += f" Not yet acknowledged by {', '.join(late)}."
+        return Switched(applied=True, routing=changed, message=message)
+
+    async def swap(
+        self, routing: Routing, target: Routing, order: Order, *, allocator: Store, source: Store
+    ) -> Switched:
+        """Swap the roles: hold new writes, drain to zero, swap, release.
+
+        Args:
+            allocator: the store that will be primary and hand out numbers from its sequences.
+            source: the store that has done so until now.
+        """
+        await self._drain()
+        await allocator.align_sequences()
+        held = await self._change(routing, replace(routing, hold=True), "hold", order)
+        began_s = self._clock.monotonic_s()
+        try:
+            changed = await self._swap_held(held, target, order, allocator, source)
+        except CrossfadeError as error:
+            released = await self._release(held, routing, order, error)
+            return Switched(
+                applied=False,
+                routing=released,
+                message=f"Not swapped, everything is as it was: {error}",
+                stall_ms=self._since_ms(began_s),
+            )
+        except BaseException as error:
+            await self._release(held, routing, order, error)
+            raise
+        stall_ms = self._since_ms(began_s)
+        await self._wait_acknowledged(changed.epoch, self._settings.ack_timeout_s)
+        message = f"The {changed.primary} store is primary since epoch {changed.epoch}."
+        return Switched(applied=True, routing=changed, message=message, stall_ms=stall_ms)
+
+    async def _swap_held(
+        self, held: Routing, target: Routing, order: Order, allocator: Store, source: Store
+    ) -> Routing:
+        deadline_s = self._clock.monotonic_s() + self._settings.drain_timeout_s
+        late = await self._wait_acknowledged(held.epoch, self._settings.drain_timeout_s)
+        if late:
+            raise Rejected(f"{', '.join(late)} did not stop writing in time.")
+        await self._ledger.sweep()
+        await _carry_sequences(source, allocator)
+        while True:
+            try:
+                return await self._change(held, target, "swap", order, drained=True)
+            except StaleEpoch:
+                raise
+            except Rejected:
+                if self._clock.monotonic_s() >= deadline_s:
+                    raise
+                await self._drain()
+                await self._clock.sleep(_POLL_S)
+
+    async def _release(
+        self, held: Routing, before: Routing, order: Order, error: BaseException
+    ) -> Routing:
+        """Let writes go on under the roles they had. Somebody else may have done so already."""
+        detail: dict[str, JsonValue] = {**order.detail, "error": str(error)}
+        try:
+            return await self._ledger.change_routing(
+                held.epoch,
+                replace(before, hold=False),
+                kind="release",
+                actor=order.actor,
+                reason="the swap was given up",
+                detail=detail,
+            )
+        except StaleEpoch:
+            return await self._ledger.routing()
+
+    async def _change(
+        self, routing: Routing, target: Routing, kind: str, order: Order, *, drained: bool = False
+    ) -> Routing:
+        return await self._ledger.change_routing(
+            routing.epoch,
+            target,
+            kind=kind,
+            actor=order.actor,
+            reason=order.reason,
+            detail=order.detail,
+            drained=drained,
+        )
+
+    async def _wait_acknowledged(self, epoch: int, timeout_s: float) -> list[str]:
+        """Wait for every live replica; return the ids of those that are late."""
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        while True:
+            late = behind(await self._ledger.replicas(), epoch)
+            if not late or self._clock.monotonic_s() >= deadline_s:
+                return [item.replica_id for item in late]
+            await self._clock.sleep(_POLL_S)
+
+    def _since_ms(self, began_s: float) -> float:
+        return (self._clock.monotonic_s() - began_s) * 1000.0
+
+
+async def _carry_sequences(source: Store, allocator: Store) -> None:
+    """Let the new primary's sequences go on past the old one's; nothing is written meanwhile."""
+    floors: dict[tuple[str, str], int] = {}
+    for name, spec in source.schema.collections.items():
+        for item in spec.fields:
+            if item.default is DefaultKind.SEQUENCE:
+                floors[name, item.name] = max(await source.next_ids(name, item.name, 1))
+    if floors:
+        await allocator.align_sequences(floors)
+
+
+async def release_forgotten_hold(
+    ledger: Ledger, clock: Clock, *, held_since_s: float, hold_max_s: float
+) -> bool:
+    """Release a hold whose keeper died: after `hold_max_s` anybody may. True if it was released.
+
+    A keeper that comes back late finds its epoch gone and gives up.
+    """
+    routing = await ledger.routing()
+    if not routing.hold or clock.monotonic_s() - held_since_s < hold_max_s:
+        return False
+    try:
+        await ledger.change_routing(
+            routing.epoch,
+            replace(routing, hold=False),
+            kind="release",
+            actor="watchdog",
+            reason="whoever held the writes has not been heard of",
+            detail={},
+        )
+    except StaleEpoch:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The write path: resolve, append the intent, write both stores, settle, answer."""

@@ -1,0 +1,139 @@
+"""One attempt at a set of writes under one routing: what is asked of whom, and what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from proxy.dataplane import BatchItem, WriteAck
+from proxy.dual_write.outcome import StoreAnswer, dirty_reason, refusal
+from proxy.ledger.types import Intent, Settlement
+from proxy.model import Applied, CollectionSpec, JsonValue, Key, Write, WriteOp, WriteResult
+
+
+@dataclass(slots=True, kw_only=True)
+class Item:
+    """One write on its way.
+
+    Attributes:
+        asked: as the client gave it.
+        write: resolved, as the stores get it; None until then, or if that failed.
+        target: the store whose answer the client gets, the primary but for records that only the
+            other store can hold.
+        one_sided: only `target` can hold it, so the other store is not asked.
+        intent: its place in the ledger, None when the phase needs none.
+        answer: what the primary and the secondary said.
+        error: what the client gets instead of an acknowledgement.
+    """
+
+    asked: Write
+    position: int
+    write: Write | None = None
+    target: str = ""
+    one_sided: bool = False
+    intent: Intent | None = None
+    primary: StoreAnswer = field(default_factory=StoreAnswer)
+    secondary: StoreAnswer = field(default_factory=StoreAnswer)
+    error: Exception | None = None
+
+    @property
+    def replayed(self) -> bool:
+        """True if an earlier try with the same idempotency key has answered already."""
+        return self.intent is not None and self.intent.earlier is not None
+
+
+def pending(items: Sequence[Item]) -> list[Item]:
+    """Return the items that go to the stores: resolved, and not answered from the record."""
+    return [item for item in items if item.write is not None and not item.replayed]
+
+
+def secondary_write(item: Item, spec: CollectionSpec) -> Write | None:
+    """Return what the secondary gets once the primary has answered; None if nothing is due.
+
+    A patch reaches the secondary as the full record that the primary holds after it.
+    """
+    write = item.write
+    if item.one_sided:
+        return None
+    if write is None or write.op is not WriteOp.PATCH:
+        return write
+    result = item.primary.result
+    if result is None or result.record is None:
+        return None
+    record = result.record
+    return Write(
+        op=WriteOp.UPSERT,
+        collection=write.collection,
+        key=write.key,
+        fields={
+            name: value for name, value in record.fields.items() if not spec.by_name[name].generated
+        },
+        vector=record.vector,
+        set_vector=spec.vector is not None,
+    )
+
+
+UNCHANGED = StoreAnswer(result=WriteResult(applied=Applied.NOT_FOUND))
+"""The answer of a secondary that was not asked, because the primary changed nothing."""
+
+
+def accept_resumed(item: Item) -> None:
+    """Take "exists" for success when an earlier try of the same request may have inserted it."""
+    result = item.primary.result
+    resumed = item.intent is not None and item.intent.resumed
+    if resumed and result is not None and result.applied is Applied.EXISTS:
+        item.primary = replace(item.primary, result=WriteResult(applied=Applied.DONE))
+        there = item.secondary.result
+        if there is not None and there.applied is Applied.EXISTS:
+            item.secondary = replace(item.secondary, result=WriteResult(applied=Applied.DONE))
+
+
+def settlement(item: Item, *, dual: bool) -> Settlement:
+    """Return how the item's intent ends."""
+    if item.intent is None or item.write is None:
+        raise ValueError("an item without an intent has nothing to settle")
+    reason = _dirty_reason(item, item.write, dual=dual)
+    answer: dict[str, JsonValue] | None = None
+    if item.primary.result is not None and refusal(item.write, item.primary.result) is None:
+        answer = {
+            "key": list(item.write.key),
+            "existed": item.primary.result.applied is Applied.DONE
+            and item.write.op is WriteOp.DELETE,
+        }
+    return Settlement(intent=item.intent, clean=not reason, reason=reason[:500], answer=answer)
+
+
+def _dirty_reason(item: Item, write: Write, *, dual: bool) -> str:
+    """With one store written, by phase or by nature, no key is ever dirty."""
+    if not dual or item.one_sided:
+        return ""
+    return dirty_reason(write.op, item.primary, item.secondary)
+
+
+def answer(item: Item, *, dual: bool) -> BatchItem:
+    """Return what the client gets: by the primary's outcome alone (step 6)."""
+    if item.error is not None:
+        return BatchItem(error=item.error)
+    if item.replayed and item.intent is not None:
+        return BatchItem(ack=_replay(item.intent))
+    if item.primary.error is not None:
+        return BatchItem(error=item.primary.error)
+    write, result = item.write, item.primary.result
+    if write is None or result is None:
+        raise ValueError("an item was answered before it was written")
+    refused = refusal(write, result)
+    if refused is not None:
+        return BatchItem(error=refused)
+    dirty = bool(_dirty_reason(item, write, dual=dual))
+    existed = write.op is WriteOp.DELETE and result.applied is Applied.DONE
+    ack = WriteAck(key=write.key, existed=existed, secondary_pending=dirty, record=result.record)
+    return BatchItem(ack=ack)
+
+
+def _replay(intent: Intent) -> WriteAck:
+    earlier = intent.earlier or {}
+    parts = earlier.get("key")
+    key: Key = intent.key
+    if isinstance(parts, list):
+        key = tuple(part for part in parts if isinstance(part, str | int))
+    return WriteAck(key=key, existed=bool(earlier.get("existed")), replayed=True)

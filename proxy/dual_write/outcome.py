@@ -1,0 +1,77 @@
+"""Judge what two stores did with one write: what the client hears, and whether the key is clean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.errors import CrossfadeError, Reason, Rejected
+from proxy.model import Applied, Write, WriteOp, WriteResult, encode_key
+
+_REASONS = {
+    Applied.EXISTS: Reason.ALREADY_EXISTS,
+    Applied.NOT_FOUND: Reason.NOT_FOUND,
+    Applied.PARENT_MISSING: Reason.FAILED_PRECONDITION,
+    Applied.HAS_CHILDREN: Reason.FAILED_PRECONDITION,
+    Applied.REFUSED: Reason.INVALID_ARGUMENT,
+    Applied.ROLLED_BACK: Reason.FAILED_PRECONDITION,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreAnswer:
+    """What one store said: a result, or the error that kept it from saying one.
+
+    `skipped` says why the store was not asked (its breaker is open, it cannot hold the record).
+    """
+
+    result: WriteResult | None = None
+    error: CrossfadeError | None = None
+    skipped: str = ""
+
+    def changed(self, op: WriteOp) -> bool:
+        """True if the store now holds what the write asked for."""
+        if self.result is None:
+            return False
+        gone = op is WriteOp.DELETE and self.result.applied is Applied.NOT_FOUND
+        return gone or self.result.applied is Applied.DONE
+
+
+def dirty_reason(op: WriteOp, primary: StoreAnswer, secondary: StoreAnswer) -> str:
+    """Return why the key is dirty, "" if both stores certainly did the same (step 5)."""
+    if primary.error is not None:
+        return f"primary: {primary.error.message}"
+    if secondary.error is not None:
+        return f"secondary: {secondary.error.message}"
+    if secondary.skipped:
+        return f"secondary: {secondary.skipped}"
+    if primary.result is None or secondary.result is None:
+        return "the write was interrupted before both stores answered"
+    if primary.changed(op) == secondary.changed(op):
+        return ""
+    ours, theirs = primary.result.applied.value, secondary.result.applied.value
+    return f"primary: {ours}, secondary: {theirs} {secondary.result.detail}".strip()
+
+
+def refusal(write: Write, result: WriteResult) -> Rejected | None:
+    """Return the error a client gets for a result of the primary, None if the write succeeded."""
+    if result.applied is Applied.DONE:
+        return None
+    if write.op is WriteOp.DELETE and result.applied is Applied.NOT_FOUND:
+        return None
+    name = f"{write.collection} {encode_key(write.key)}"
+    messages = {
+        Applied.EXISTS: f"{name} exists already.",
+        Applied.NOT_FOUND: f"{name} does not exist.",
+        Applied.PARENT_MISSING: f"The parent of {name} does not exist.",
+        Applied.HAS_CHILDREN: f"{name} still has children.",
+        Applied.REFUSED: f"The store refused {name}.",
+        Applied.ROLLED_BACK: f"{name} was not written: another write of its batch failed.",
+    }
+    hints = {
+        Applied.EXISTS: "Use Upsert to replace it.",
+        Applied.NOT_FOUND: "Use Upsert or Insert to create it.",
+        Applied.PARENT_MISSING: "Write the parent first.",
+        Applied.HAS_CHILDREN: "Somebody keeps adding children; try again.",
+    }
+    text = messages[result.applied] + (f" {result.detail}" if result.detail else "")
+    return Rejected(text, reason=_REASONS[result.applied], hint=hints.get(result.applied, ""))

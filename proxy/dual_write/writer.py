@@ -1,0 +1,372 @@
+"""The dual write: resolve, lock, append the intent, write both stores, settle, answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from proxy.clock import Clock
+from proxy.config.settings import WriteSettings
+from proxy.dataplane import BatchItem, RequestContext
+from proxy.dual_write.attempt import (
+    UNCHANGED,
+    Item,
+    accept_resumed,
+    answer,
+    pending,
+    secondary_write,
+    settlement,
+)
+from proxy.dual_write.locks import KeyLocks
+from proxy.dual_write.numbers import Numbers
+from proxy.dual_write.outcome import StoreAnswer
+from proxy.dual_write.resolve import Decided, request_digest, resolve, wanted_numbers
+from proxy.dual_write.stores import Sides
+from proxy.dual_write.tasks import OwnedTasks
+from proxy.errors import (
+    Ambiguous,
+    CrossfadeError,
+    LeaseLost,
+    Reason,
+    Rejected,
+    StaleEpoch,
+    Unavailable,
+)
+from proxy.ledger.base import IntentLog
+from proxy.ledger.group_commit import AppendGroup, SettleQueue
+from proxy.ledger.types import IntentDraft, Phase, Routing
+from proxy.model import CollectionSpec, Write, WriteOp
+from proxy.routing.member import Membership, Ticket
+from proxy.routing.phases import secondary_of, writes_both
+
+_ADMISSIONS_MAX = 8
+_LEASE_MARGIN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterParts:
+    """What the writer is made of."""
+
+    sides: Sides
+    ledger: IntentLog
+    append: AppendGroup
+    settle: SettleQueue
+    member: Membership
+    clock: Clock
+    specs: Mapping[str, CollectionSpec]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Submission:
+    """Writes of one request, and the answer that its client waits for."""
+
+    writes: Sequence[Write]
+    atomic: bool
+    context: RequestContext
+    answered: asyncio.Future[list[BatchItem]]
+    target: str = ""
+
+
+class DualWriter:
+    """Applies writes as design section 3 says; every write runs to its end once it has begun."""
+
+    def __init__(self, parts: WriterParts, settings: WriteSettings) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._locks = KeyLocks()
+        self._numbers = Numbers()
+        self._tasks = OwnedTasks(limit=settings.in_flight_max)
+        self.owes_full_verify = False
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose writes have not ended."""
+        return len(self._tasks)
+
+    async def drain(self, *, timeout_s: float) -> int:
+        """Wait for the writes in flight; return how many still run."""
+        return await self._tasks.wait_all(timeout_s=timeout_s)
+
+    async def submit(
+        self, writes: Sequence[Write], *, atomic: bool, context: RequestContext
+    ) -> list[BatchItem]:
+        """Apply writes and return an item each, with errors as data.
+
+        A caller that is cancelled or out of time leaves the writes running to their end (W2).
+
+        Raises:
+            Rejected(RESOURCE_EXHAUSTED): too many writes in flight; nothing was done.
+            Ambiguous: the client's time is over.
+        """
+        if self._tasks.full:
+            raise Rejected(
+                f"{self._settings.in_flight_max} writes are in flight already.",
+                reason=Reason.RESOURCE_EXHAUSTED,
+                hint="Slow down and retry.",
+            )
+        submission = _Submission(
+            writes=writes,
+            atomic=atomic,
+            context=context,
+            answered=asyncio.get_running_loop().create_future(),
+        )
+        self._tasks.start(self._run(submission), name=f"write {context.request_id}")
+        try:
+            async with asyncio.timeout(context.deadline_s):
+                return await asyncio.shield(submission.answered)
+        except TimeoutError as error:
+            raise Ambiguous(
+                f"The write did not end within {context.deadline_s:g} s.",
+                where="proxy",
+                timed_out=True,
+                hint="It runs to its end; retry with the same idempotency key.",
+            ) from error
+
+    async def _run(self, submission: _Submission) -> None:
+        answered = submission.answered
+        try:
+            items = await self._admit(submission)
+        except Exception as error:  # noqa: BLE001  # handed to the client's own coroutine
+            if not answered.done():
+                answered.set_exception(error)
+                answered.exception()  # marks it as seen: the client may be gone
+        except BaseException:
+            answered.cancel()
+            raise
+        else:
+            if not answered.done():
+                answered.set_result(items)
+
+    async def _admit(self, submission: _Submission) -> list[BatchItem]:
+        """Run under the routing in force; under the next one if it ended before the append."""
+        member = self._parts.member
+        for _ in range(_ADMISSIONS_MAX):
+            try:
+                async with member.admit() as ticket:
+                    return await self._attempt(submission, ticket)
+            except (StaleEpoch, LeaseLost):
+                await member.refresh()
+        raise Unavailable(
+            "The routing keeps changing under this write.", where="proxy", hint="Retry."
+        )
+
+    async def _attempt(self, submission: _Submission, ticket: Ticket) -> list[BatchItem]:
+        items = [Item(asked=write, position=n) for n, write in enumerate(submission.writes)]
+        for item in items:
+            try:
+                await self._resolve(item, submission, ticket)
+            except CrossfadeError as error:
+                if submission.atomic:
+                    raise
+                item.error = error
+        ready = [item for item in items if item.write is not None]
+        ids = [(item.write.collection, item.write.key) for item in ready if item.write]
+        async with self._locks.hold(ids):
+            dual = await self._apply(ready, submission, ticket)
+        return [answer(item, dual=dual) for item in items]
+
+    async def _resolve(self, item: Item, submission: _Submission, ticket: Ticket) -> None:
+        """Step 1, under the ticket's routing: sequences and capabilities are the primary's."""
+        asked, routing = item.asked, ticket.routing
+        target = item.target = self._target(asked, routing)
+        store = self._parts.sides.store(target)
+        spec = self._parts.specs[asked.collection]
+        stored = store.schema.layouts[asked.collection].stored_fields()
+        key = asked.key
+        idem = submission.context.idempotency_key
+        if not key and idem:
+            key = await self._parts.ledger.recall(_item_key(idem, item.position)) or ()
+        if key:
+            asked = _with_key(asked, key)
+        numbers = {
+            name: await self._numbers.take(store, routing, asked.collection, name)
+            for name in wanted_numbers(spec, asked, stored)
+        }
+        decided = Decided(now=self._parts.clock.now(), numbers=numbers)
+        item.write = resolve(spec, asked, decided, stored=stored)
+        other = self._parts.sides.store(secondary_of(routing))
+        if submission.atomic and target != (submission.target or target):
+            raise Rejected(
+                "An atomic batch cannot mix records that only one store can hold with others.",
+                reason=Reason.FAILED_PRECONDITION,
+                hint="Send them in two batches.",
+            )
+        submission.target = target
+        layout = other.schema.layouts[asked.collection]
+        item.one_sided = target != routing.primary or not layout.holds(spec, item.write.key)
+
+    def _target(self, write: Write, routing: Routing) -> str:
+        """Return the store that answers for a write: the primary, or the only one to hold it."""
+        spec = self._parts.specs[write.collection]
+        primary = self._parts.sides.store(routing.primary)
+        if not write.key or primary.schema.layouts[write.collection].holds(spec, write.key):
+            return routing.primary
+        if self._settings.one_sided_records == "new_alone" and routing.phase is not Phase.OLD_ONLY:
+            return secondary_of(routing)
+        raise Rejected(
+            f"The {routing.primary} store cannot hold {write.collection} {list(write.key)}.",
+            reason=Reason.FAILED_PRECONDITION,
+            hint="Write it after the cutover, or set writes.one_sided_records: new_alone.",
+        )
+
+    async def _apply(self, items: list[Item], submission: _Submission, ticket: Ticket) -> bool:
+        """Steps 2 to 5 for resolved items whose locks are held; True if both stores were due."""
+        dual = writes_both(ticket.routing.phase)
+        if not items:
+            return dual
+        await self._check_lease()
+        for target in {item.target for item in items}:
+            self._refuse_open_breaker(target)
+        if dual or submission.context.idempotency_key:
+            try:
+                await self._append(items, submission, ticket)
+            except Unavailable as error:
+                alone = self._settings.ledger_down == "primary_alone" and error.where == "ledger"
+                if not alone or isinstance(error, StaleEpoch | LeaseLost):
+                    raise
+                self.owes_full_verify |= dual
+                dual = False
+        try:
+            await self._write_stores(items, submission, ticket, dual=dual)
+        finally:
+            closed = [settlement(item, dual=dual) for item in pending(items) if item.intent]
+            self._parts.settle.add(closed)
+        return dual
+
+    async def _check_lease(self) -> None:
+        """Step 2: store calls must end before the lease does."""
+        if self._parts.member.lease_left_s() > 2 * _LEASE_MARGIN_S:
+            return
+        try:
+            await self._parts.member.refresh()
+        except Unavailable:
+            if self._settings.ledger_down != "primary_alone":
+                raise
+
+    def _refuse_open_breaker(self, primary: str) -> None:
+        if self._parts.sides[primary].breaker.state == "open":
+            raise Unavailable(
+                f"The {primary} store keeps failing; writes are refused until it answers.",
+                where=primary,
+                hint="Retry with backoff.",
+            )
+
+    async def _append(self, items: list[Item], submission: _Submission, ticket: Ticket) -> None:
+        """Step 3: one intent a key, durable when this returns."""
+        idem = submission.context.idempotency_key
+        drafts: dict[tuple[str, object], IntentDraft] = {}
+        for item in items:
+            if item.write is not None:
+                drafts.setdefault(
+                    (item.write.collection, item.write.key),
+                    IntentDraft(
+                        collection=item.write.collection,
+                        key=item.write.key,
+                        op=item.write.op.value,
+                        idempotency_key=_item_key(idem, item.position) if idem else "",
+                        request_digest=request_digest(item.asked) if idem else "",
+                    ),
+                )
+        intents = await self._parts.append.append(
+            list(drafts.values()), epoch=ticket.routing.epoch, replica_id=ticket.replica_id
+        )
+        by_key = dict(zip(drafts, intents, strict=True))
+        for item in items:
+            if item.write is not None:
+                item.intent = by_key[item.write.collection, item.write.key]
+
+    async def _write_stores(
+        self, items: list[Item], submission: _Submission, ticket: Ticket, *, dual: bool
+    ) -> None:
+        """Step 4: both at once; a patch, whose result only the primary knows, there first."""
+        due, routing, atomic = pending(items), ticket.routing, submission.atomic
+        alone = [item for item in due if not dual or item.target != routing.primary]
+        both = [item for item in due if dual and item.target == routing.primary]
+        for target in sorted({item.target for item in alone}):
+            part = [item for item in alone if item.target == target]
+            await self._write_primary(part, target, atomic=atomic)
+        if both:
+            await self._write_both(items, both, submission, routing)
+        for item in due:
+            accept_resumed(item)
+
+    async def _write_both(
+        self, items: list[Item], both: list[Item], submission: _Submission, routing: Routing
+    ) -> None:
+        secondary, atomic = secondary_of(routing), submission.atomic
+        patches = any(item.write.op is WriteOp.PATCH for item in both if item.write)
+        if patches or self._settings.ack == "primary":
+            await self._write_primary(both, routing.primary, atomic=atomic)
+            if self._settings.ack == "primary":
+                self._answer_early(items, submission)
+            await self._write_secondary(both, secondary, atomic=atomic)
+            return
+        await asyncio.gather(
+            self._write_primary(both, routing.primary, atomic=atomic),
+            self._write_secondary(both, secondary, atomic=atomic),
+        )
+
+    def _deadline_s(self, wanted_s: float) -> float:
+        left_s = self._parts.member.lease_left_s() - _LEASE_MARGIN_S
+        if left_s <= 0 and self._settings.ledger_down == "primary_alone":
+            return wanted_s
+        return max(0.05, min(wanted_s, left_s))
+
+    async def _write_primary(self, due: list[Item], target: str, *, atomic: bool) -> None:
+        writes = [item.write for item in due if item.write is not None]
+        deadline_s = self._deadline_s(self._settings.primary_deadline_s)
+        answers = await self._parts.sides.apply(
+            target, writes, atomic=atomic, deadline_s=deadline_s
+        )
+        for item, told in zip(due, answers, strict=True):
+            item.primary = _refused_if_skipped(told, target)
+
+    async def _write_secondary(self, due: list[Item], target: str, *, atomic: bool) -> None:
+        asked = [
+            (item, secondary_write(item, self._parts.specs[item.asked.collection])) for item in due
+        ]
+        writes = [write for _, write in asked if write is not None]
+        answers: list[StoreAnswer] = []
+        if writes:
+            deadline_s = self._deadline_s(self._settings.secondary_deadline_s)
+            answers = await self._parts.sides.apply(
+                target, writes, atomic=atomic, deadline_s=deadline_s
+            )
+        told = iter(answers)
+        for item, write in asked:
+            item.secondary = UNCHANGED if write is None else next(told)
+
+    def _answer_early(self, items: list[Item], submission: _Submission) -> None:
+        """Ack policy `primary` (W4): the client has its answer while the secondary is behind."""
+        if not submission.answered.done():
+            submission.answered.set_result([answer(item, dual=True) for item in items])
+
+
+def _refused_if_skipped(told: StoreAnswer, target: str) -> StoreAnswer:
+    if not told.skipped:
+        return told
+    return StoreAnswer(
+        error=Unavailable(
+            f"The {target} store keeps failing; writes are refused until it answers.",
+            where=target,
+            hint="Retry with backoff.",
+        )
+    )
+
+
+def _item_key(idempotency_key: str, position: int) -> str:
+    return f"{idempotency_key}#{position}"
+
+
+def _with_key(write: Write, key: tuple[str | int, ...]) -> Write:
+    if write.key == key:
+        return write
+    return Write(
+        op=write.op,
+        collection=write.collection,
+        key=key,
+        fields=write.fields,
+        vector=write.vector,
+        set_vector=write.set_vector,
+    )

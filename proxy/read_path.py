@@ -1,0 +1,327 @@
+"""The read path: choose the store, fence dirty keys, fall back, tell observers what was read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from proxy.clock import Clock
+from proxy.config.settings import ReadSettings
+from proxy.dataplane import (
+    Counted,
+    Found,
+    Got,
+    Listed,
+    Reading,
+    ReadObserver,
+    RequestContext,
+    Served,
+)
+from proxy.dual_write.stores import Sides
+from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable, Violation
+from proxy.ledger.base import IntentLog
+from proxy.ledger.types import Routing
+from proxy.model import CollectionSpec, Key, Record, Value
+from proxy.query import (
+    CountQuery,
+    Filter,
+    ListQuery,
+    Projection,
+    SearchQuery,
+    SearchResult,
+    fields_of,
+)
+from proxy.routing.member import Membership
+from proxy.routing.phases import reads_both, secondary_of, shadows
+from proxy.stores.base import Store
+
+T = TypeVar("T")
+
+
+class ReadChooser(Protocol):
+    """The traffic flag: does this targeting key read from the new store?"""
+
+    def read_new(self, targeting_key: str, attributes: Mapping[str, str]) -> bool:
+        """Answer at once; sticky and monotone in the percentage."""
+
+
+class DirtyWatch(Protocol):
+    """How many keys of a collection are dirty, as last seen."""
+
+    def dirty(self, collection: str) -> int:
+        """Return the count; may be a moment old."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderParts:
+    """What the reader is made of."""
+
+    sides: Sides
+    ledger: IntentLog
+    member: Membership
+    chooser: ReadChooser
+    dirty: DirtyWatch
+    clock: Clock
+    specs: Mapping[str, CollectionSpec]
+    observers: Sequence[ReadObserver] = ()
+
+
+class ReadPath:
+    """Answers reads as design section 6 says (rules R1 to R4)."""
+
+    def __init__(self, parts: ReaderParts, settings: ReadSettings) -> None:
+        self._parts = parts
+        self._settings = settings
+        self.fenced_reads = 0
+        self.fallback_reads = 0
+
+    async def get(
+        self, collection: str, keys: Sequence[Key], projection: Projection, context: RequestContext
+    ) -> Got:
+        """Read records by key; a key that is dirty or in flight is read from the primary (R1)."""
+        routing = self._parts.member.current
+        chosen = self._choose(routing, collection, projection.fields, None, context)
+        fenced: frozenset[Key] = frozenset()
+        reason = "routed"
+        if chosen != routing.primary:
+            chosen, fenced, reason = await self._fence(routing, collection, keys)
+        by_store = self._split_keys(routing, collection, keys, chosen, fenced)
+        deadline_s = self._deadline_s(context)
+        found: dict[Key, Record] = {}
+        served = Served(store=chosen, role=_role(routing, chosen), reason=reason)
+        for name, part in by_store.items():
+
+            async def read(store: Store, part: Sequence[Key] = part) -> dict[Key, Record]:
+                return await store.get(
+                    collection, part, vectors=projection.vector, deadline_s=deadline_s
+                )
+
+            strict = name == routing.primary and bool(fenced.intersection(part))
+            records, answered = await self._read(routing, name, read, only=strict)
+            found.update(records)
+            if answered.reason != "routed":
+                served = answered
+        return Got(records=[_project(found.get(key), projection) for key in keys], served=served)
+
+    async def _fence(
+        self, routing: Routing, collection: str, keys: Sequence[Key]
+    ) -> tuple[str, frozenset[Key], str]:
+        """Ask the ledger first and read afterwards: a key that is clean now stays current."""
+        secondary = secondary_of(routing)
+        try:
+            fenced = await self._parts.ledger.fenced(collection, keys)
+        except Unavailable:
+            self.fenced_reads += 1
+            return routing.primary, frozenset(keys), "ledger_down"
+        self.fenced_reads += len(fenced)
+        if fenced and len(fenced) == len(set(keys)):
+            return routing.primary, fenced, "fenced"
+        return secondary, fenced, "fenced" if fenced else "routed"
+
+    def _split_keys(
+        self,
+        routing: Routing,
+        collection: str,
+        keys: Sequence[Key],
+        chosen: str,
+        fenced: frozenset[Key],
+    ) -> dict[str, list[Key]]:
+        """Give each key to the store that answers for it; one that cannot hold it is not asked."""
+        spec = self._parts.specs[collection]
+        parts: dict[str, list[Key]] = {}
+        for key in dict.fromkeys(keys):
+            name = routing.primary if key in fenced else chosen
+            if not self._parts.sides.store(name).schema.layouts[collection].holds(spec, key):
+                name = "new" if name == "old" else "old"
+                if not reads_both(routing.phase) and name != routing.primary:
+                    continue
+            parts.setdefault(name, []).append(key)
+        return parts
+
+    async def list_records(self, query: ListQuery, context: RequestContext) -> Listed:
+        """Read a page, in the query's order, the key last."""
+        routing = self._parts.member.current
+        names = [order.field for order in query.order]
+        chosen = self._choose(
+            routing,
+            query.collection,
+            (*names, *(query.projection.fields or ())),
+            query.filter,
+            context,
+        )
+        deadline_s = self._deadline_s(context)
+        began_s = time.perf_counter()
+        records, served = await self._read(
+            routing, chosen, lambda store: store.list_records(query, deadline_s=deadline_s)
+        )
+        self._tell(routing, served, _reading(context, query, None, records, began_s))
+        after: tuple[Value, ...] | None = None
+        if len(records) == query.limit:
+            after = self._continuation(query, records[-1])
+        return Listed(
+            records=[_project(record, query.projection) or record for record in records],
+            next_after=after,
+            served=served,
+        )
+
+    def _continuation(self, query: ListQuery, last: Record) -> tuple[Value, ...]:
+        spec = self._parts.specs[query.collection]
+        parts = dict(zip(spec.key, last.key, strict=True))
+        values = [
+            parts[order.field] if order.field in parts else last.fields.get(order.field)
+            for order in query.order
+        ]
+        return (*values, *last.key)
+
+    async def count(self, query: CountQuery, context: RequestContext) -> Counted:
+        """Count records, or the groups of a field."""
+        routing = self._parts.member.current
+        names = tuple(name for name in (query.group_by, query.sum_field) if name)
+        chosen = self._choose(routing, query.collection, names, query.filter, context)
+        deadline_s = self._deadline_s(context)
+        groups, served = await self._read(
+            routing, chosen, lambda store: store.count(query, deadline_s=deadline_s)
+        )
+        return Counted(groups=groups, served=served)
+
+    async def search(self, query: SearchQuery, context: RequestContext) -> Found:
+        """Search; distance and similarity mean the same whichever store answers (R4)."""
+        routing = self._parts.member.current
+        chosen = self._choose(
+            routing, query.collection, query.projection.fields, query.filter, context
+        )
+        deadline_s = self._deadline_s(context)
+        began_s = time.perf_counter()
+        result, served = await self._read(
+            routing, chosen, lambda store: store.search(query, deadline_s=deadline_s)
+        )
+        records = [hit.record for hit in result.hits]
+        self._tell(routing, served, _reading(context, query, result, records, began_s))
+        return Found(result=result, served=served)
+
+    def _choose(
+        self,
+        routing: Routing,
+        collection: str,
+        names: Sequence[str] | None,
+        filter: Filter | None,
+        context: RequestContext,
+    ) -> str:
+        """Return the store that is to answer (R1, R2)."""
+        used = set(names or ())
+        if filter is not None:
+            used |= fields_of(filter)
+        primary = routing.primary
+        lacking = used - self._fields(primary, collection)
+        if lacking and not reads_both(routing.phase):
+            raise _not_stored(primary, collection, lacking)
+        if not reads_both(routing.phase):
+            return primary
+        wants_new = self._parts.chooser.read_new(context.targeting_key, context.attributes)
+        chosen = "new" if wants_new else "old"
+        if lacking:
+            return secondary_of(routing)
+        if chosen == primary:
+            return primary
+        too_dirty = self._parts.dirty.dirty(collection) > self._settings.dirty_keys_max
+        if too_dirty or used - self._fields(chosen, collection):
+            return primary
+        return chosen
+
+    def _fields(self, name: str, collection: str) -> frozenset[str]:
+        """The fields a store can read back: those it stores, and those it generates."""
+        return self._parts.sides.store(name).schema.layouts[collection].stored_fields()
+
+    async def _read(
+        self,
+        routing: Routing,
+        name: str,
+        read: Callable[[Store], Awaitable[T]],
+        *,
+        only: bool = False,
+    ) -> tuple[T, Served]:
+        """Read from a store, and from the other one if it fails and the phase allows it (R3)."""
+        side = self._parts.sides[name]
+        may_fall_back = self._settings.fallback and reads_both(routing.phase) and not only
+        if side.breaker.state != "open" or not may_fall_back:
+            try:
+                result = await read(side.store)
+            except Rejected:
+                raise
+            except CrossfadeError as error:
+                if isinstance(error, Unavailable):
+                    side.breaker.failed()
+                if not may_fall_back:
+                    raise
+            else:
+                side.breaker.succeeded()
+                return result, Served(store=name, role=_role(routing, name))
+        other = "new" if name == "old" else "old"
+        self.fallback_reads += 1
+        result = await read(self._parts.sides.store(other))
+        return result, Served(store=other, role=_role(routing, other), reason="fallback")
+
+    def _deadline_s(self, context: RequestContext) -> float:
+        return min(context.deadline_s, self._settings.deadline_s)
+
+    def _tell(self, routing: Routing, served: Served, reading: Reading) -> None:
+        """Tell observers; which store was control is known only now."""
+        if not self._parts.observers or not shadows(routing.phase) or served.reason == "fallback":
+            return
+        told = replace(
+            reading,
+            control_store=served.store,
+            candidate_store="new" if served.store == "old" else "old",
+        )
+        for observer in self._parts.observers:
+            observer.observe(told)
+
+
+def _reading(
+    context: RequestContext,
+    query: SearchQuery | ListQuery,
+    result: SearchResult | None,
+    records: Sequence[Record],
+    began_s: float,
+) -> Reading:
+    return Reading(
+        request_id=context.request_id,
+        query=query,
+        control_store="",
+        candidate_store="",
+        search=result,
+        records=records,
+        latency_ms=(time.perf_counter() - began_s) * 1000.0,
+    )
+
+
+def _role(routing: Routing, name: str) -> str:
+    return "primary" if name == routing.primary else "secondary"
+
+
+def _project(record: Record | None, projection: Projection) -> Record | None:
+    if record is None or projection.fields is None:
+        return record
+    wanted = set(projection.fields)
+    return Record(
+        collection=record.collection,
+        key=record.key,
+        fields={name: value for name, value in record.fields.items() if name in wanted},
+        vector=record.vector,
+    )
+
+
+def _not_stored(store: str, collection: str, names: set[str]) -> Rejected:
+    listed = ", ".join(sorted(names))
+    return Rejected(
+        f"The {store} store does not hold {listed} of {collection!r}, and it is the only one that"
+        " may answer in this phase.",
+        reason=Reason.FAILED_PRECONDITION,
+        violations=tuple(
+            Violation(where=name, expected=f"a field that the {store} store holds")
+            for name in sorted(names)
+        ),
+        hint="Leave it out until the ramp.",
+    )

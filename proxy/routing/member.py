@@ -1,0 +1,214 @@
+"""This replica's membership: its lease, the routing it follows, and the writes it has admitted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.clock import Clock
+from proxy.errors import Corrupt, LeaseLost, Unavailable
+from proxy.ledger.base import RoutingLog
+from proxy.ledger.types import Routing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberSettings:
+    """How a replica keeps its lease.
+
+    Attributes:
+        lease_s: how long the ledger believes in it without news.
+        hold_max_s: how long a write waits for a swap before it is refused.
+    """
+
+    lease_s: float
+    hold_max_s: float
+    address: str
+    ledger_down: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A write's admission: the routing and the replica identity it runs under."""
+
+    routing: Routing
+    replica_id: str
+
+
+class Membership:
+    """Follows the routing in force.
+
+    An epoch is acknowledged only when every write admitted under an earlier one has ended, so
+    "all replicas acknowledged" means that nothing of the past is still on its way (rule B0).
+
+    Args:
+        drain: called before an acknowledgement, to settle what has ended.
+    """
+
+    def __init__(
+        self,
+        ledger: RoutingLog,
+        clock: Clock,
+        settings: MemberSettings,
+        *,
+        drain: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._settings = settings
+        self._drain = drain
+        self._admitted: dict[int, int] = {}
+        self._changed = asyncio.Condition()
+        self._lease_until_s = 0.0
+        self._acked_epoch = 0
+        self._refresh_lock = asyncio.Lock()
+        self._acknowledging: asyncio.Task[None] | None = None
+        self.replica_id = ""
+        self.lost_leases = 0
+        self.routing: Routing | None = None
+        self.reachable = False
+
+    async def start(self) -> None:
+        """Register, so that `routing` is known. Raises Unavailable, Corrupt."""
+        await self._register()
+        await self._acknowledge()
+
+    async def _register(self) -> None:
+        replica_id = f"{self._settings.address or 'replica'}-{uuid.uuid4().hex[:12]}"
+        began_s = self._clock.monotonic_s()
+        routing = await self._ledger.register_replica(
+            replica_id,
+            address=self._settings.address,
+            lease_s=self._settings.lease_s,
+            ledger_down=self._settings.ledger_down,
+        )
+        self.replica_id = replica_id
+        self._acked_epoch = 0
+        self._lease_until_s = began_s + self._settings.lease_s
+        await self._follow(routing)
+
+    @property
+    def current(self) -> Routing:
+        """The routing as last seen.
+
+        Raises:
+            Unavailable: `start` has not finished.
+        """
+        if self.routing is None:
+            raise Unavailable("The proxy has not joined its migration yet.", where="ledger")
+        return self.routing
+
+    def lease_left_s(self) -> float:
+        """Seconds of the lease that are left; the ledger's own clock gives no less."""
+        return self._lease_until_s - self._clock.monotonic_s()
+
+    async def run(self) -> None:
+        """Renew the lease and follow the routing until cancelled."""
+        beat_s = self._settings.lease_s / 4
+        while True:
+            try:
+                await self._ledger.wait_change(self.current.epoch, timeout_s=beat_s)
+                await self.refresh()
+                await self._acknowledge()
+            except (Unavailable, Corrupt) as error:
+                self.reachable = False
+                log.warning("the ledger is out of reach: %s", error)
+                await self._clock.sleep(min(beat_s, 0.25))
+
+    async def refresh(self) -> Routing:
+        """Renew the lease and take the routing in force. Raises Unavailable, Corrupt."""
+        async with self._refresh_lock:
+            began_s = self._clock.monotonic_s()
+            try:
+                routing = await self._ledger.renew_replica(
+                    self.replica_id, acked_epoch=self._acked_epoch, lease_s=self._settings.lease_s
+                )
+            except LeaseLost:
+                self.lost_leases += 1
+                log.error("the lease was lost; registering as a new replica")
+                await self._register()
+            else:
+                self._lease_until_s = began_s + self._settings.lease_s
+                await self._follow(routing)
+            return self.current
+
+    async def _follow(self, routing: Routing) -> None:
+        self.reachable = True
+        if self.routing is not None and routing.epoch == self.routing.epoch:
+            return
+        async with self._changed:
+            self.routing = routing
+            self._changed.notify_all()
+        log.info(
+            "following epoch %d: phase %s, primary %s, %g %%%s",
+            routing.epoch,
+            routing.phase.value,
+            routing.primary,
+            routing.percent,
+            ", writes held" if routing.hold else "",
+        )
+
+    async def _acknowledge(self) -> None:
+        """Acknowledge the epoch once everything admitted before it has ended."""
+        epoch = self.current.epoch
+        if self._acked_epoch == epoch or self._older_than(epoch):
+            return
+        await self._drain()
+        if not self._older_than(epoch):
+            self._acked_epoch = epoch
+            await self.refresh()
+
+    def _older_than(self, epoch: int) -> bool:
+        return any(admitted < epoch for admitted in self._admitted)
+
+    @asynccontextmanager
+    async def admit(self) -> AsyncIterator[Ticket]:
+        """Admit one write under the routing in force; waits while writes are held (bounded).
+
+        Raises:
+            Unavailable: held for longer than `hold_max_s`.
+        """
+        if self.current.hold:
+            await self._wait_for_release()
+        ticket = Ticket(routing=self.current, replica_id=self.replica_id)
+        epoch = ticket.routing.epoch
+        self._admitted[epoch] = self._admitted.get(epoch, 0) + 1
+        try:
+            yield ticket
+        finally:
+            self._admitted[epoch] -= 1
+            if not self._admitted[epoch]:
+                del self._admitted[epoch]
+                if epoch < self.current.epoch and not self._older_than(self.current.epoch):
+                    self._wake_acknowledger()
+
+    async def _wait_for_release(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.hold_max_s), self._changed:
+                await self._changed.wait_for(lambda: not self.current.hold)
+        except TimeoutError as error:
+            raise Unavailable(
+                f"Writes have been held for {self._settings.hold_max_s:g} s by a swap of the"
+                " primary.",
+                where="proxy",
+                hint="Retry; the swap ends or gives up by itself.",
+            ) from error
+
+    def _wake_acknowledger(self) -> None:
+        self._acknowledging = asyncio.create_task(self._acknowledge_soon(), name="acknowledge")
+
+    async def _acknowledge_soon(self) -> None:
+        try:
+            await self._acknowledge()
+        except (Unavailable, Corrupt) as error:
+            log.warning("the acknowledgement waits for the ledger: %s", error)
+
+    async def stop(self) -> None:
+        """Say that nothing of this replica is in flight any more. Raises Unavailable."""
+        await self._drain()
+        await self._ledger.release_replica(self.replica_id)
