@@ -2,6 +2,7 @@
 
 It writes and reads through the proxies until its standard input says "stop" or closes, prints a
 line of counts each second, and leaves its whole account (oracle, samples, problems) in a file.
+The clients never retry, so that every request a proxy fails is counted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from crossfade.client import AsyncClient
 
-from proxy.demo.corpus import Corpus, load_corpus
+from proxy.demo.corpus import Corpus, Document, Question, load_corpus
 from proxy.demo.keepers import CrateKeeper, JobKeeper
 from proxy.demo.options import DemoOptions, Pace, pace_of
 from proxy.demo.plan import Plan, image_of, key_of, make_plan
@@ -54,82 +55,114 @@ class Orders:
         return cls(**json.loads(file.read_text(encoding="utf-8")))
 
 
-def staff(traffic: Traffic, corpus: Corpus, plan: Plan, pace: Pace) -> list[Coroutine[None, None, None]]:
-    """Return every client of a run, not yet running; what is loaded is known to the oracle."""
-    rng = traffic.rng
-    writes = Pacer(per_s=pace.writes_per_s * (1 - _KEEPER_SHARE - _HOT_SHARE))
-    hot = Pacer(per_s=pace.writes_per_s * _HOT_SHARE)
-    keeping = Pacer(per_s=pace.writes_per_s * _KEEPER_SHARE / 2)
-    jobs = Pacer(per_s=pace.writes_per_s * _KEEPER_SHARE / 2)
-    reads, searches = Pacer(per_s=pace.reads_per_s), Pacer(per_s=pace.searches_per_s)
-    own = [random.Random(rng.randrange(2**32)) for _ in range(pace.writers + 16)]  # noqa: S311 - repeatable, not secret
+def staff(
+    traffic: Traffic, corpus: Corpus, plan: Plan, pace: Pace
+) -> list[Coroutine[None, None, None]]:
+    """Return every client of a run, not yet running."""
     samples = [document for document in corpus.live if document.vector][:100]
-    for owned in plan.owned:
-        for document in owned:
-            traffic.oracle.know("documents", key_of(document), image_of(document))
     crates = sorted({document.crate for document in plan.quiet if document.vector})
-    clients = [
+    writes = pace.writes_per_s
+    return [
+        *_document_writers(traffic, plan, writes * (1 - _KEEPER_SHARE - _HOT_SHARE)),
+        *_hot_writers(traffic, plan, samples, writes * _HOT_SHARE),
+        CrateKeeper(
+            traffic=traffic,
+            pacer=Pacer(per_s=writes * _KEEPER_SHARE / 2),
+            rng=_own(traffic),
+            samples=samples,
+        ).run(),
+        JobKeeper(
+            traffic=traffic,
+            pacer=Pacer(per_s=writes * _KEEPER_SHARE / 2),
+            rng=_own(traffic),
+            config_ids=plan.config_ids,
+        ).run(),
+        *_readers(traffic, plan, pace.reads_per_s),
+        *_searchers(traffic, corpus.questions, crates, pace.searches_per_s),
+    ]
+
+
+def _own(traffic: Traffic) -> random.Random:
+    """Return a source of chance for one client, so that its choices depend on nobody else's."""
+    return random.Random(traffic.rng.randrange(2**32))  # noqa: S311 - repeatable, not secret
+
+
+def _document_writers(
+    traffic: Traffic, plan: Plan, per_s: float
+) -> list[Coroutine[None, None, None]]:
+    pacer = Pacer(per_s=per_s)
+    return [
         DocumentWriter(
             name=f"writer {number}",
             traffic=traffic,
-            pacer=writes,
-            rng=own.pop(),
-            fresh=list(plan.fresh[number]),
-            present={key_of(document): document for document in plan.owned[number]},
+            pacer=pacer,
+            rng=_own(traffic),
+            fresh=list(fresh),
+            present={key_of(document): document for document in owned},
         ).run()
-        for number in range(pace.writers)
+        for number, (fresh, owned) in enumerate(zip(plan.fresh, plan.owned, strict=True))
     ]
-    clients += [
+
+
+def _hot_writers(
+    traffic: Traffic, plan: Plan, samples: Sequence[Document], per_s: float
+) -> list[Coroutine[None, None, None]]:
+    pacer = Pacer(per_s=per_s)
+    return [
         HotWriter(
             name=f"hot writer {number}",
             traffic=traffic,
-            pacer=hot,
-            rng=own.pop(),
+            pacer=pacer,
+            rng=_own(traffic),
             keys=plan.hot,
             samples=samples,
         ).run()
         for number in range(_HOT_WRITERS)
     ]
-    clients += [
-        CrateKeeper(traffic=traffic, pacer=keeping, rng=own.pop(), samples=samples).run(),
-        JobKeeper(traffic=traffic, pacer=jobs, rng=own.pop(), config_ids=plan.config_ids).run(),
-    ]
-    clients += [
-        Reader(traffic=traffic, pacer=reads, rng=own.pop(), quiet=plan.quiet).run()
+
+
+def _readers(traffic: Traffic, plan: Plan, per_s: float) -> list[Coroutine[None, None, None]]:
+    pacer = Pacer(per_s=per_s)
+    return [
+        Reader(traffic=traffic, pacer=pacer, rng=_own(traffic), quiet=plan.quiet).run()
         for _ in range(_READERS)
     ]
-    clients += [
+
+
+def _searchers(
+    traffic: Traffic, questions: Sequence[Question], crates: Sequence[str], per_s: float
+) -> list[Coroutine[None, None, None]]:
+    pacer = Pacer(per_s=per_s)
+    return [
         Searcher(
-            traffic=traffic,
-            pacer=searches,
-            rng=own.pop(),
-            questions=corpus.questions,
-            crates=crates,
+            traffic=traffic, pacer=pacer, rng=_own(traffic), questions=questions, crates=crates
         ).run()
         for _ in range(_SEARCHERS)
     ]
-    return clients
 
 
 async def serve_orders(orders: Orders) -> None:
     """Run the clients until told to stop, then write the account."""
-    options = DemoOptions(
-        corpus=Path(orders.corpus) if orders.corpus else None, quick=orders.quick
-    )
+    options = DemoOptions(corpus=Path(orders.corpus) if orders.corpus else None, quick=orders.quick)
     pace = pace_of(options)
     corpus = load_corpus(options.corpus, pace)
     plan = make_plan(corpus, seed=orders.seed, writers=pace.writers)
     async with contextlib.AsyncExitStack() as stack:
         connected = [
-            await stack.enter_async_context(AsyncClient(address)) for address in orders.addresses
+            await stack.enter_async_context(AsyncClient(address, retries=0))
+            for address in orders.addresses
         ]
         traffic = Traffic(clients=connected, rng=random.Random(orders.seed + 1))  # noqa: S311 - repeatable, not secret
         async with asyncio.TaskGroup() as group:
             reporting = group.create_task(_report(traffic))
             group.create_task(_await_stop(traffic, reporting))
+            for owned in plan.owned:
+                for document in owned:
+                    traffic.oracle.know("documents", key_of(document), image_of(document))
             for client in staff(traffic, corpus, plan, pace):
                 group.create_task(client)
-    Path(orders.account).write_text(json.dumps(traffic.account()), encoding="utf-8")
+    text = json.dumps(traffic.account())
+    await asyncio.to_thread(Path(orders.account).write_text, text, encoding="utf-8")
 
 
 async def _report(traffic: Traffic) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from proxy.demo import application as app
 from proxy.demo.corpus import Document
@@ -54,7 +55,7 @@ class CrateKeeper:
         targets: list[Target] = [("documents", key_of(d), image_of(d)) for d in documents]
         await self.pacer.wait()
         await self.traffic.write(
-            "batch", targets, lambda client: app.upsert_many(client, documents, atomic=True)
+            "batch", targets, partial(app.upsert_many, documents=documents, atomic=True)
         )
         totals = {
             "total_docs": len(documents),
@@ -64,32 +65,30 @@ class CrateKeeper:
         await self.traffic.write(
             "update",
             [("sources", source, {"version": version, **totals})],
-            lambda client: app.update_totals(client, source, totals),
+            partial(app.update_totals, key=source, totals=totals),
         )
         if self.count % 4 == 0:  # the application's upsert without a version keeps the old one
             await self._write_source(crate, {"version": version, **totals}, say_nothing=True)
         return documents
 
-    async def _write_source(
-        self, crate: str, image: _Fields, *, say_nothing: bool = False
-    ) -> None:
+    async def _write_source(self, crate: str, image: _Fields, *, say_nothing: bool = False) -> None:
         fields: _Fields = {} if say_nothing else image
         key: Key = ("rust", crate)
         await self.pacer.wait()
         await self.traffic.write(
             "upsert",
             [("sources", key, image)],
-            lambda client: app.upsert_source(client, key, fields),
+            partial(app.upsert_source, key=key, fields=fields),
         )
-        await self.traffic.read_back("sources", key, lambda client: app.read_source(client, key))
+        await self.traffic.read_back("sources", key, partial(app.read_source, key=key))
 
     async def _look(self, crate: str, documents: Sequence[Document]) -> None:
         """Count, list and search what was just written: every side must show it."""
         wanted = sorted(document.path for document in documents)
-        paths = await self.traffic.read("list", lambda client: app.paths_of(client, crate))
+        paths = await self.traffic.read("list", partial(app.paths_of, crate=crate))
         if paths is not None and sorted(paths) != wanted:
             self.traffic.break_promise(f"the list of {crate} was {paths}, written were {wanted}")
-        count = await self.traffic.read("count", lambda client: app.count_of(client, crate))
+        count = await self.traffic.read("count", partial(app.count_of, crate=crate))
         if count is not None and count != len(wanted):
             self.traffic.break_promise(f"{crate} counted {count} documents of {len(wanted)}")
 
@@ -99,7 +98,7 @@ class CrateKeeper:
         targets: list[Target] = [("documents", key_of(document), None) for document in old]
         await self.pacer.wait()
         deleted = await self.traffic.write(
-            "delete_where", targets, lambda client: app.delete_like(client, crate, "%/old-%")
+            "delete_where", targets, partial(app.delete_like, crate=crate, pattern="%/old-%")
         )
         if deleted is not None and deleted != len(old):
             self.traffic.break_promise(f"{deleted} of {len(old)} documents of {crate} were deleted")
@@ -112,9 +111,7 @@ class CrateKeeper:
         targets: list[Target] = [("sources", ("rust", crate), None)]
         targets += [("documents", key_of(document), None) for document in documents]
         await self.pacer.wait()
-        await self.traffic.write(
-            "delete", targets, lambda client: app.delete_source(client, ("rust", crate))
-        )
+        await self.traffic.write("delete", targets, partial(app.delete_source, key=("rust", crate)))
         await self._look(crate, [])
 
 
@@ -140,7 +137,7 @@ class JobKeeper:
                 "docs_populated": None,
             }
             key = await self.traffic.create(
-                "insert", "population_jobs", image, lambda client: app.create_job(client, image)
+                "insert", "population_jobs", image, partial(app.create_job, fields=image)
             )
             if key is not None:
                 await self._advance(key, image)
@@ -152,20 +149,18 @@ class JobKeeper:
             after: _Fields = dict(image)
             await self.pacer.wait()
             await self._set(key, after)
-        await self.traffic.read_back(
-            "population_jobs", key, lambda client: app.read_job(client, key)
-        )
+        await self.traffic.read_back("population_jobs", key, partial(app.read_job, key=key))
         if self.count % 5 == 0:
             await self.pacer.wait()
             await self.traffic.write(
                 "delete",
                 [("population_jobs", key, None)],
-                lambda client: app.delete_job(client, key),
+                partial(app.delete_job, key=key),
             )
 
     async def _set(self, key: Key, image: _Fields) -> None:
         await self.traffic.write(
             "update",
             [("population_jobs", key, image)],
-            lambda client: app.update_job(client, key, image),
+            partial(app.update_job, key=key, fields=image),
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.demo import application as app
 from proxy.demo.corpus import Document, Question
@@ -35,7 +37,7 @@ class Searcher:
             limit = _LIMIT if crate is None else self.rng.randint(3, _LIMIT)
             hits = await self.traffic.read(
                 "search_all" if crate is None else "search",
-                lambda client, q=question, c=crate, n=limit: app.search(client, q.vector, c, n),
+                partial(app.search, vector=question.vector, crate=crate, limit=limit),
             )
             if hits is not None:
                 self._judge(question, crate, limit, hits)
@@ -46,7 +48,7 @@ class Searcher:
         where = f"search of {question.text[:40]!r} in {crate or 'all'}"
         if not 1 <= len(hits) <= limit:
             self.traffic.break_promise(f"{where} gave {len(hits)} hits, limit {limit}")
-        if any(left.similarity < right.similarity for left, right in zip(hits, hits[1:])):
+        if any(left.similarity < right.similarity for left, right in itertools.pairwise(hits)):
             self.traffic.break_promise(f"{where} gave hits out of order")
         if crate is not None and any(hit.key[1] != crate for hit in hits):
             self.traffic.break_promise(f"{where} gave hits of other crates")
@@ -70,7 +72,7 @@ class Reader:
     async def _get(self) -> None:
         documents = self.rng.sample(list(self.quiet), 3)
         keys = [key_of(document) for document in documents]
-        images = await self.traffic.read("get", lambda client: app.read_many(client, keys))
+        images = await self.traffic.read("get", partial(app.read_many, keys=keys))
         if images is None:
             return
         for document, found in zip(documents, images, strict=True):
@@ -82,7 +84,7 @@ class Reader:
     async def _page(self) -> None:
         """Walk a whole crate in pages: every document that nobody writes must be met once."""
         crate = self.rng.choice(self.quiet).crate
-        paths = await self.traffic.read("list", lambda client: app.paths_of(client, crate))
+        paths = await self.traffic.read("list", partial(app.paths_of, crate=crate))
         if paths is None:
             return
         wanted = {document.path for document in self.quiet if document.crate == crate}
@@ -92,7 +94,7 @@ class Reader:
             self.traffic.break_promise(f"the list of {crate} had a document twice")
 
     async def _count(self) -> None:
-        counts = await self.traffic.read("count", lambda client: app.count_by_crate(client))
+        counts = await self.traffic.read("count", app.count_by_crate)
         if counts is None:
             return
         crate = self.rng.choice(self.quiet).crate

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from crossfade.client import AsyncClient, CrossfadeClientError
+from crossfade.client import AsyncClient, CallError
 
 from proxy.demo.oracle import Attempt, Image, Oracle, agrees
 from proxy.demo.samples import Sample
@@ -21,6 +21,7 @@ Target = tuple[str, Key, Image]
 
 _KEPT_MAX = 50
 _BACKLOG_S = 0.5
+_TENANTS = 200
 
 
 @dataclass(slots=True)
@@ -67,8 +68,8 @@ class Traffic:
         begun = self._begin(targets)
         try:
             answer = await self._measured(kind, call)
-        except CrossfadeClientError as error:
-            if not error.ambiguous:
+        except CallError as error:
+            if len(targets) == 1 and not error.maybe_applied:
                 for (collection, key, _), attempt in zip(targets, begun, strict=True):
                     self.oracle.refuse(collection, key, attempt)
             self.fail(f"{kind} of {_names(targets)}: {error}")
@@ -89,7 +90,7 @@ class Traffic:
         start_s = time.monotonic()
         try:
             key = await self._measured(kind, call)
-        except CrossfadeClientError as error:
+        except CallError as error:
             self.fail(f"{kind} into {collection}: {error}")
             return None
         attempt = self.oracle.begin(collection, key, image, start_s)
@@ -102,7 +103,7 @@ class Traffic:
         """Read through a random replica. Return None if it failed."""
         try:
             return await self._measured(kind, call)
-        except CrossfadeClientError as error:
+        except CallError as error:
             self.fail(f"{kind}: {error}")
             return None
 
@@ -113,7 +114,7 @@ class Traffic:
         with self.oracle.reading(collection, key) as allowed:
             try:
                 found = await self._measured("get", call)
-            except CrossfadeClientError as error:
+            except CallError as error:
                 self.fail(f"get of {collection} {encode_key(key)}: {error}")
                 return
         if not any(agrees(attempt.image, found) for attempt in allowed):
@@ -149,7 +150,8 @@ class Traffic:
     async def _measured(
         self, kind: str, call: Callable[[AsyncClient], Awaitable[Answer]]
     ) -> Answer:
-        client = self.rng.choice(self.clients)
+        tenant = f"tenant-{self.rng.randrange(_TENANTS)}"
+        client = self.rng.choice(self.clients).scoped(targeting_key=tenant)
         start_s = time.monotonic()
         passed = False
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -76,21 +77,23 @@ class DocumentWriter:
 
     async def _insert(self) -> None:
         if not self.fresh:
-            return await self._upsert()
+            await self._upsert()
+            return
         document = self.fresh.pop()
         self.present[key_of(document)] = document
-        await self._put("insert", document, lambda client: app.insert(client, document))
+        await self._put("insert", document, partial(app.insert, document=document))
 
     async def _upsert(self) -> None:
         document = self._next(self._pick())
-        await self._put("upsert", document, lambda client: app.upsert(client, document))
+        await self._put("upsert", document, partial(app.upsert, document=document))
 
     async def _insert_again(self) -> None:
         if not self.gone:
-            return await self._insert()
+            await self._insert()
+            return
         key = self.rng.choice(list(self.gone))
         document = self._next(self.gone.pop(key))
-        await self._put("insert", document, lambda client: app.insert(client, document))
+        await self._put("insert", document, partial(app.insert, document=document))
 
     async def _update(self) -> None:
         stored = self._pick()
@@ -102,14 +105,14 @@ class DocumentWriter:
             document = replace(stored, token_count=self.rng.choice((None, 0, self.count)))
         else:
             document = replace(stored, vector=document.vector)
-        await self._put("update", document, lambda client: app.update(client, document, which))
+        await self._put("update", document, partial(app.update, document=document, which=which))
 
     async def _delete(self) -> None:
         document = self._pick()
         key = key_of(document)
         self.gone[key] = self.present.pop(key)
         target: Target = ("documents", key, None)
-        await self.traffic.write("delete", [target], lambda client: app.delete(client, key))
+        await self.traffic.write("delete", [target], partial(app.delete, key=key))
         await self._perhaps_read_back(key)
 
     async def _batch(self) -> None:
@@ -118,7 +121,7 @@ class DocumentWriter:
         targets: list[Target] = [("documents", key_of(d), image_of(d)) for d in documents]
         atomic = self.rng.random() < 0.5
         await self.traffic.write(
-            "batch", targets, lambda client: app.upsert_many(client, documents, atomic=atomic)
+            "batch", targets, partial(app.upsert_many, documents=documents, atomic=atomic)
         )
         self.present.update((key_of(document), document) for document in documents)
         await self._perhaps_read_back(keys[0])
@@ -133,7 +136,7 @@ class DocumentWriter:
 
     async def _perhaps_read_back(self, key: Key) -> None:
         if self.rng.random() < _READ_BACK_SHARE:
-            await self.traffic.read_back("documents", key, lambda client: app.read(client, key))
+            await self.traffic.read_back("documents", key, partial(app.read, key=key))
 
 
 @dataclass(slots=True)
@@ -156,10 +159,10 @@ class HotWriter:
             key = self.rng.choice(self.keys)
             if self.rng.random() < 0.25:
                 target: Target = ("documents", key, None)
-                await self.traffic.write("delete", [target], lambda client: app.delete(client, key))
+                await self.traffic.write("delete", [target], partial(app.delete, key=key))
             else:
                 await self._upsert(key)
-            await self.traffic.read_back("documents", key, lambda client: app.read(client, key))
+            await self.traffic.read_back("documents", key, partial(app.read, key=key))
 
     async def _upsert(self, key: Key) -> None:
         base = revised(self.rng.choice(self.samples), self.rng, f"{self.name} {self.count}")
@@ -167,5 +170,5 @@ class HotWriter:
         await self.traffic.write(
             "upsert",
             [("documents", key, image_of(document))],
-            lambda client: app.upsert(client, document),
+            partial(app.upsert, document=document),
         )
