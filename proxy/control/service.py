@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -144,7 +143,6 @@ class ControlService:
                     message=refused or _would(taken),
                 )
             order = _order(actor, reason, checked, taken, forced=force)
-            await self._mark(taken, routing, order)
             switched = await self._switch(taken, routing, order)
             return Change(
                 applied=switched.applied,
@@ -166,21 +164,6 @@ class ControlService:
             allocator=sides.store(target.primary),
             source=sides.store(routing.primary),
         )
-
-    async def _mark(self, taken: Step, routing: Routing, order: Order) -> None:
-        """Remember where a period begins, so that older backfills and verifies do not count."""
-        epoch = routing.epoch + 1
-        name = ""
-        if taken.target is Phase.DUAL_WRITE and taken.forward:
-            name = "dual_write"
-        elif taken.swap:
-            name, epoch = "swap", routing.epoch + 2
-        if name:
-            value: dict[str, JsonValue] = {
-                "epoch": epoch,
-                "at": dt.datetime.now(dt.UTC).isoformat(),
-            }
-            await self._parts.ledger.set_flag(name, value, actor=order.actor, reason=order.reason)
 
     async def set_traffic(
         self, percent: float, *, dry_run: bool, force: bool, actor: str, reason: str
@@ -290,7 +273,15 @@ def _order(
             {"name": item.name, "passed": item.passed, "detail": item.detail} for item in checked
         ],
     }
-    return Order(actor=actor, reason=reason, detail=detail)
+    return Order(actor=actor, reason=reason, detail=detail, note=_period(taken))
+
+
+def _period(taken: Step) -> str:
+    """Name the period that a step begins."""
+    if taken.swap:
+        return "swap"
+    begins = (Phase.DUAL_WRITE, Phase.SHADOW)
+    return taken.target.value if taken.forward and taken.target in begins else ""
 
 
 def _last_word(taken: Step, switched: Switched) -> str:

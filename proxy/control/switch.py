@@ -19,11 +19,16 @@ _POLL_S = 0.004
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Who asks for a change, and why; it ends up in the event log."""
+    """Who asks for a change, and why; it ends up in the event log.
+
+    `note` names a flag that remembers the epoch of the change, if it begins a period: a backfill
+    or a verify of before does not count.
+    """
 
     actor: str
     reason: str
     detail: dict[str, JsonValue]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +149,7 @@ class Switch:
             reason=order.reason,
             detail=order.detail,
             drained=drained,
+            note="" if kind == "hold" else order.note,
         )
 
     async def _wait_acknowledged(self, epoch: int, timeout_s: float) -> list[str]:

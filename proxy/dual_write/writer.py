@@ -65,7 +65,6 @@ class _Submission:
     atomic: bool
     context: RequestContext
     answered: asyncio.Future[list[BatchItem]]
-    target: str = ""
 
 
 class DualWriter:
@@ -161,6 +160,12 @@ class DualWriter:
                     raise
                 item.error = error
         ready = [item for item in items if item.write is not None]
+        if submission.atomic and len({item.target for item in ready}) > 1:
+            raise Rejected(
+                "An atomic batch cannot mix records that only one store can hold with others.",
+                reason=Reason.FAILED_PRECONDITION,
+                hint="Send them in two batches.",
+            )
         ids = [(item.write.collection, item.write.key) for item in ready if item.write]
         async with self._locks.hold(ids):
             dual = await self._apply(ready, submission, ticket)
@@ -186,13 +191,6 @@ class DualWriter:
         decided = Decided(now=self._parts.clock.now(), numbers=numbers)
         item.write = resolve(spec, asked, decided, stored=stored)
         other = self._parts.sides.store(secondary_of(routing))
-        if submission.atomic and target != (submission.target or target):
-            raise Rejected(
-                "An atomic batch cannot mix records that only one store can hold with others.",
-                reason=Reason.FAILED_PRECONDITION,
-                hint="Send them in two batches.",
-            )
-        submission.target = target
         layout = other.schema.layouts[asked.collection]
         item.one_sided = target != routing.primary or not layout.holds(spec, item.write.key)
 

@@ -201,8 +201,11 @@ class RoutingLog(Protocol):
         reason: str,
         detail: Mapping[str, JsonValue],
         drained: bool = False,
+        note: str = "",
     ) -> Routing:
         """Put a new routing in force (its epoch becomes expected_epoch + 1) and log it.
+
+        With `note`, the flag of that name becomes {"epoch": the new epoch} in the same transaction.
 
         No intent of the old epoch can be appended afterwards.
 

@@ -32,6 +32,7 @@ class MemoryRouting:
         reason: str,
         detail: Mapping[str, JsonValue],
         drained: bool = False,
+        note: str = "",
     ) -> Routing:
         """See `RoutingLog.change_routing`."""
         state = self._state
@@ -45,6 +46,8 @@ class MemoryRouting:
             )
         state.commit()
         state.routing = replace(routing, epoch=expected_epoch + 1)
+        if note:
+            state.flags[note] = {"epoch": state.routing.epoch}
         await self.log_event(kind, actor=actor, reason=reason, detail=detail)
         state.changed.set()
         state.changed = asyncio.Event()

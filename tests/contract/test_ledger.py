@@ -220,9 +220,10 @@ async def test_a_watermark_of_a_reader_does_not_hold_up_a_swap(ledger: Ledger) -
     epoch = (await ledger.routing()).epoch
     target = Routing(epoch=0, phase=Phase.NEW_PRIMARY, primary="new")
     swapped = await ledger.change_routing(
-        epoch, target, kind="swap", actor="me", reason="", detail={}, drained=True
+        epoch, target, kind="swap", actor="me", reason="", detail={}, drained=True, note="swap"
     )
     assert swapped.primary == "new"
+    assert await ledger.flags() == {"swap": {"epoch": swapped.epoch}}
 
 
 async def test_a_dead_replica_loses_its_intents_and_must_register_anew(ledger: Ledger) -> None:

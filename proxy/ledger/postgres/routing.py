@@ -57,6 +57,7 @@ class RoutingTable:
         reason: str,
         detail: Mapping[str, JsonValue],
         drained: bool = False,
+        note: str = "",
     ) -> Routing:
         """See `RoutingLog.change_routing`; nobody appends or registers a copy beside it."""
         number = self._db.migration_number
@@ -81,6 +82,11 @@ class RoutingTable:
                     f"The routing is not at epoch {expected_epoch} any more: somebody changed it.",
                     where="ledger",
                     hint="Look at `crossfade status` and try again.",
+                )
+            if note:
+                await connection.execute(
+                    "UPDATE crossfade.migrations SET flags = flags || %s WHERE number = %s",
+                    (Jsonb({note: {"epoch": row[0]}}), number),
                 )
             await connection.execute(_EVENT, (kind, actor, reason, Jsonb(dict(detail)), number))
             await connection.execute("SELECT pg_notify('crossfade', %s)", (str(number),))

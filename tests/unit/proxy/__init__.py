@@ -1,0 +1,1 @@
+"""Unit tests of the proxy's write path, read path, routing and control."""

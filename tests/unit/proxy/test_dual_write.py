@@ -1,0 +1,459 @@
+"""The write path keeps rules W1 to W8, whatever the stores, the ledger and the client do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from proxy.config.settings import WriteSettings
+from proxy.errors import Ambiguous, Reason, Rejected, Unavailable
+from proxy.ledger.types import Intent, IntentDraft, Phase, Routing
+from proxy.model import Key, Write, WriteOp
+from tests.rig import Rig, context, faulty_stores, replica, upsert, with_source
+
+KEY: Key = ("rust", "serde", "a")
+OTHER: Key = ("rust", "serde", "b")
+DOWN = Unavailable("gone", where="store")
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with replica() as made:
+        await made.go(Phase.DUAL_WRITE)
+        await with_source(made)
+        yield made
+
+
+async def test_old_only_writes_the_old_store_alone_and_no_intent() -> None:
+    async with replica() as rig:
+        await with_source(rig)
+        await rig.plane.write(upsert(KEY), context())
+        assert await rig.stored("old", KEY) is not None
+        assert await rig.stored("new", KEY) is None
+        assert await rig.ledger.unsettled() == 0
+
+
+async def test_a_dual_write_is_the_same_on_both_and_clean(rig: Rig) -> None:
+    ack = await rig.plane.write(upsert(KEY), context())
+    assert not ack.secondary_pending
+    old, new = await rig.stored("old", KEY), await rig.stored("new", KEY)
+    assert old is not None
+    assert new is not None
+    for name in ("content", "created_at", "original_id", "token_count"):
+        assert old.fields[name] == new.fields[name], name
+    assert await rig.dirty() == set()
+
+
+async def test_an_upsert_keeps_what_was_decided_when_the_record_was_made(rig: Rig) -> None:
+    await rig.plane.write(upsert(KEY, token_count=5), context())
+    first = await rig.stored("new", KEY)
+    await rig.plane.write(upsert(KEY, "changed"), context())
+    for side in ("old", "new"):
+        again = await rig.stored(side, KEY)
+        assert first is not None
+        assert again is not None
+        assert again.fields["content"] == "changed"
+        assert again.fields["token_count"] == 5, "a field that was not given stays"
+        assert again.fields["original_id"] == first.fields["original_id"]
+        assert again.fields["created_at"] == first.fields["created_at"]
+
+
+async def test_a_failing_secondary_never_fails_a_write(rig: Rig) -> None:
+    rig.stores["new"].fail_apply = DOWN
+    ack = await rig.plane.write(upsert(KEY), context())
+    assert ack.secondary_pending
+    assert await rig.dirty() == {KEY}
+
+
+async def test_the_breaker_stops_calling_a_secondary_that_keeps_failing() -> None:
+    async with replica(writes=WriteSettings(breaker_failures=3, breaker_open_s=300)) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await with_source(rig)
+        rig.stores["new"].fail_apply = DOWN
+        for n in range(6):
+            rig.stores["new"].entered.clear()
+            await rig.plane.write(upsert(("rust", "serde", str(n))), context())
+        assert not rig.stores["new"].entered.is_set()
+        assert len(await rig.dirty()) == 6, "the ledger took over"
+
+
+async def test_a_slow_secondary_costs_its_deadline_and_no_more() -> None:
+    settings = WriteSettings(secondary_deadline_s=0.05)
+    async with replica(writes=settings) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await with_source(rig)
+        rig.stores["new"].gate = asyncio.Event()
+        ack = await asyncio.wait_for(rig.plane.write(upsert(KEY), context()), timeout=5)
+        assert ack.secondary_pending
+        assert await rig.dirty() == {KEY}
+
+
+async def test_a_refusal_of_the_primary_is_the_answer_and_leaves_both_equal(rig: Rig) -> None:
+    orphan = upsert(("rust", "nobody", "a"))
+    with pytest.raises(Rejected) as caught:
+        await rig.plane.write(orphan, context())
+    assert caught.value.reason is Reason.FAILED_PRECONDITION
+    assert await rig.dirty() == set(), "both refused alike"
+
+
+async def test_a_primary_that_refuses_what_the_secondary_took_is_dirty(rig: Rig) -> None:
+    await rig.plane.write(upsert(KEY), context())
+    await rig.stores["new"].apply(
+        [Write(op=WriteOp.DELETE, collection="documents", key=KEY)], atomic=True, deadline_s=5
+    )
+    insert = Write(op=WriteOp.INSERT, collection="documents", key=KEY, fields={"content": "x"})
+    with pytest.raises(Rejected) as caught:
+        await rig.plane.write(insert, context())
+    assert caught.value.reason is Reason.ALREADY_EXISTS
+    assert await rig.dirty() == {KEY}
+
+
+@pytest.mark.parametrize("timed_out", [True, False])
+async def test_an_unknown_outcome_is_told_and_dirty(rig: Rig, timed_out: bool) -> None:
+    rig.stores["old"].fail_apply = Ambiguous("who knows", where="old", timed_out=timed_out)
+    with pytest.raises(Ambiguous) as caught:
+        await rig.plane.write(upsert(KEY), context())
+    assert caught.value.timed_out is timed_out
+    assert await rig.dirty() == {KEY}
+
+
+async def test_a_cancelled_client_does_not_stop_its_write(rig: Rig) -> None:
+    for store in rig.stores.values():
+        store.gate = asyncio.Event()
+        store.entered.clear()
+    calling = asyncio.create_task(rig.plane.write(upsert(KEY), context()))
+    await asyncio.gather(*(store.entered.wait() for store in rig.stores.values()))
+    calling.cancel()
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    assert calling.cancelled()
+    for store in rig.stores.values():
+        assert store.gate is not None
+        store.gate.set()
+    assert await rig.writer.drain(timeout_s=5) == 0
+    assert await rig.stored("old", KEY) == await rig.stored("old", KEY)
+    assert await rig.stored("old", KEY) is not None
+    assert await rig.stored("new", KEY) is not None
+    assert await rig.dirty() == set()
+
+
+async def test_a_client_out_of_time_hears_so_and_the_write_ends(rig: Rig) -> None:
+    gate = rig.stores["old"].gate = asyncio.Event()
+    with pytest.raises(Ambiguous) as caught:
+        await rig.plane.write(upsert(KEY), context(deadline_s=0.02))
+    assert caught.value.timed_out
+    gate.set()
+    await rig.writer.drain(timeout_s=5)
+    assert await rig.stored("old", KEY) is not None
+
+
+async def test_ack_primary_answers_before_the_secondary_and_fences_until_then() -> None:
+    async with replica(writes=WriteSettings(ack="primary")) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await with_source(rig)
+        await rig.writer.drain(timeout_s=5)
+        gate = rig.stores["new"].gate = asyncio.Event()
+        ack = await rig.plane.write(upsert(KEY), context())
+        assert ack.secondary_pending
+        assert await rig.ledger.fenced("documents", [KEY]) == {KEY}
+        gate.set()
+        await rig.writer.drain(timeout_s=5)
+        assert await rig.dirty() == set()
+        assert await rig.stored("new", KEY) is not None
+
+
+async def test_writes_of_one_key_are_applied_in_one_order_on_both(rig: Rig) -> None:
+    async with asyncio.TaskGroup() as group:
+        for n in range(30):
+            group.create_task(rig.plane.write(upsert(KEY, str(n)), context()))
+    old, new = await rig.stored("old", KEY), await rig.stored("new", KEY)
+    assert old is not None
+    assert new is not None
+    assert old.fields["content"] == new.fields["content"]
+    assert await rig.dirty() == set()
+
+
+async def test_two_replicas_that_overlap_on_a_key_leave_it_dirty() -> None:
+    stores = faulty_stores()
+    async with replica(stores=stores) as one, replica(one.ledger, stores) as two:
+        await one.go(Phase.DUAL_WRITE)
+        await with_source(one)
+        await one.settle.flush()
+        gate = stores["old"].gate = asyncio.Event()
+        stores["old"].entered.clear()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one.plane.write(upsert(KEY, "1"), context()))
+            await stores["old"].entered.wait()
+            stores["old"].entered.clear()
+            group.create_task(two.plane.write(upsert(KEY, "2"), context()))
+            await stores["old"].entered.wait()
+            gate.set()
+        await one.settle.flush()
+        assert await two.dirty() == {KEY}
+
+
+async def test_a_patch_changes_what_it_names_and_reaches_the_secondary_whole(rig: Rig) -> None:
+    await rig.plane.write(upsert(KEY, "before", token_count=3), context())
+    patch = Write(
+        op=WriteOp.PATCH,
+        collection="documents",
+        key=KEY,
+        fields={"content": "after"},
+        set_vector=False,
+    )
+    ack = await rig.plane.write(patch, context())
+    assert ack.record is not None
+    assert ack.record.fields["token_count"] == 3
+    for side in ("old", "new"):
+        record = await rig.stored(side, KEY)
+        assert record is not None
+        assert (record.fields["content"], record.fields["token_count"]) == ("after", 3)
+    assert await rig.dirty() == set()
+
+
+async def test_a_patch_of_nothing_changes_nothing_anywhere(rig: Rig) -> None:
+    patch = Write(
+        op=WriteOp.PATCH, collection="documents", key=KEY, fields={"content": "x"}, set_vector=False
+    )
+    with pytest.raises(Rejected) as caught:
+        await rig.plane.write(patch, context())
+    assert caught.value.reason is Reason.NOT_FOUND
+    assert await rig.stored("new", KEY) is None
+    assert await rig.dirty() == set()
+
+
+async def test_a_batch_gives_each_item_its_own_outcome(rig: Rig) -> None:
+    await rig.plane.write(upsert(KEY), context())
+    insert = Write(op=WriteOp.INSERT, collection="documents", key=KEY, fields={"content": "x"})
+    items = await rig.plane.batch([insert, upsert(OTHER)], atomic=False, context=context())
+    assert isinstance(items[0].error, Rejected)
+    assert items[1].ack is not None
+    assert await rig.stored("new", OTHER) is not None
+    assert await rig.dirty() == set()
+
+
+async def test_an_atomic_batch_is_all_or_nothing_and_names_the_culprit(rig: Rig) -> None:
+    await rig.plane.write(upsert(KEY), context())
+    insert = Write(op=WriteOp.INSERT, collection="documents", key=KEY, fields={"content": "x"})
+    with pytest.raises(Rejected) as caught:
+        await rig.plane.batch([upsert(OTHER), insert], atomic=True, context=context())
+    assert caught.value.reason is Reason.ALREADY_EXISTS
+    assert await rig.stored("old", OTHER) is None
+    assert await rig.stored("new", OTHER) is None
+    assert await rig.dirty() == set()
+
+
+async def test_a_retry_with_its_idempotency_key_is_answered_from_the_record(rig: Rig) -> None:
+    insert = Write(op=WriteOp.INSERT, collection="documents", key=KEY, fields={"content": "x"})
+    first = await rig.plane.write(insert, context("k"))
+    await rig.settle.flush()
+    second = await rig.plane.write(insert, context("k"))
+    assert not first.replayed
+    assert second.replayed
+    assert second.key == KEY
+
+
+async def test_a_retry_after_an_unknown_outcome_is_safe(rig: Rig) -> None:
+    insert = Write(op=WriteOp.INSERT, collection="documents", key=KEY, fields={"content": "x"})
+    inner = rig.stores["old"]
+    await inner.apply([insert], atomic=True, deadline_s=5)
+    inner.fail_apply = Ambiguous("applied, but the answer was lost", where="old")
+    with pytest.raises(Ambiguous):
+        await rig.plane.write(insert, context("k"))
+    await rig.settle.flush()
+    inner.fail_apply = None
+    ack = await rig.plane.write(insert, context("k"))
+    assert ack.key == KEY
+
+
+async def test_allocated_keys_survive_a_retry(rig: Rig) -> None:
+    insert = Write(
+        op=WriteOp.INSERT,
+        collection="crate_configs",
+        key=(),
+        fields={"name": "serde"},
+        set_vector=False,
+    )
+    rig.stores["old"].fail_apply = Ambiguous("lost", where="old")
+    with pytest.raises(Ambiguous):
+        await rig.plane.write(insert, context("k"))
+    await rig.settle.flush()
+    rig.stores["old"].fail_apply = None
+    first_key = (await rig.dirty("crate_configs")).pop()
+    ack = await rig.plane.write(insert, context("k"))
+    assert ack.key == first_key, "the retry did not make a second record"
+
+
+class LedgerDown:
+    """A ledger whose appends fail while `down`."""
+
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+        self.down = False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    async def append(
+        self, drafts: Sequence[IntentDraft], *, epoch: int, replica_id: str
+    ) -> list[Intent]:
+        if self.down:
+            raise Unavailable("no ledger", where="ledger")
+        append = self.inner.append  # type: ignore[attr-defined]  # whatever the inner ledger is
+        return await append(drafts, epoch=epoch, replica_id=replica_id)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("policy", ["refuse", "primary_alone"])
+async def test_without_the_ledger_writes_are_refused_or_go_to_the_primary_alone(
+    policy: str,
+) -> None:
+    from proxy.clock import SystemClock
+    from proxy.ledger.memory import MemoryLedger
+
+    ledger = LedgerDown(MemoryLedger(SystemClock()))
+    settings = WriteSettings.model_validate({"ledger_down": policy})
+    async with replica(ledger, writes=settings) as rig:  # type: ignore[arg-type]  # delegates
+        await rig.go(Phase.DUAL_WRITE)
+        await with_source(rig)
+        ledger.down = True
+        if policy == "refuse":
+            with pytest.raises(Unavailable, match="no ledger"):
+                await rig.plane.write(upsert(KEY), context())
+            assert await rig.stored("old", KEY) is None
+            return
+        await rig.plane.write(upsert(KEY), context())
+        assert await rig.stored("old", KEY) is not None
+        assert await rig.stored("new", KEY) is None
+        assert rig.writer.owes_full_verify
+
+
+async def test_held_writes_wait_and_do_not_fail(rig: Rig) -> None:
+    routing = await rig.ledger.routing()
+    held = await rig.ledger.change_routing(
+        routing.epoch,
+        Routing(epoch=0, phase=routing.phase, primary="old", hold=True),
+        kind="hold",
+        actor="test",
+        reason="",
+        detail={},
+    )
+    await rig.acknowledged(held.epoch)
+    waiting = asyncio.create_task(rig.plane.write(upsert(KEY), context()))
+    await asyncio.wait({waiting}, timeout=0.05)
+    assert not waiting.done()
+    assert await rig.stored("old", KEY) is None
+    await rig.ledger.change_routing(
+        held.epoch,
+        Routing(epoch=0, phase=Phase.NEW_PRIMARY, primary="new"),
+        kind="swap",
+        actor="test",
+        reason="",
+        detail={},
+        drained=True,
+    )
+    await asyncio.wait_for(waiting, timeout=5)
+    assert await rig.stored("new", KEY) is not None
+    assert await rig.dirty() == set()
+
+
+async def test_an_epoch_is_acknowledged_only_when_earlier_writes_have_ended() -> None:
+    async with replica() as rig:
+        await with_source(rig)
+        gate = rig.stores["old"].gate = asyncio.Event()
+        rig.stores["old"].entered.clear()
+        writing = asyncio.create_task(rig.plane.write(upsert(KEY), context()))
+        await rig.stores["old"].entered.wait()
+        changed = await rig.ledger.change_routing(
+            (await rig.ledger.routing()).epoch,
+            Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
+            kind="phase",
+            actor="test",
+            reason="",
+            detail={},
+        )
+        while rig.member.current.epoch != changed.epoch:
+            await asyncio.sleep(0)
+        (alive,) = await rig.ledger.replicas()
+        assert alive.acked_epoch < changed.epoch, "a write of old_only is still on its way (B0)"
+        gate.set()
+        await writing
+        await rig.acknowledged(changed.epoch)
+
+
+async def test_deleting_a_source_deletes_its_documents_on_both_stores(rig: Rig) -> None:
+    for n in range(7):
+        await rig.plane.write(upsert(("rust", "serde", str(n))), context())
+    await with_source(rig, "tokio")
+    await rig.plane.write(upsert(("rust", "tokio", "a")), context())
+    delete = Write(op=WriteOp.DELETE, collection="sources", key=("rust", "serde"))
+    assert (await rig.plane.write(delete, context())).existed
+    for side in ("old", "new"):
+        for n in range(7):
+            assert await rig.stored(side, ("rust", "serde", str(n))) is None
+        assert await rig.stored(side, ("rust", "tokio", "a")) is not None
+    assert await rig.dirty() == set()
+    assert await rig.dirty("sources") == set()
+
+
+async def test_delete_where_deletes_each_key_that_matched(rig: Rig) -> None:
+    from proxy.query import Compare, CompareOp
+
+    for n in range(5):
+        await rig.plane.write(upsert(("rust", "serde", str(n)), token_count=n), context())
+    few = Compare(field="token_count", op=CompareOp.LT, value=3)
+    assert await rig.plane.delete_where("documents", few, context=context()) == 3
+    for side in ("old", "new"):
+        assert await rig.stored(side, ("rust", "serde", "2")) is None
+        assert await rig.stored(side, ("rust", "serde", "3")) is not None
+
+
+async def test_records_that_only_the_new_store_can_hold_wait_for_the_cutover(rig: Rig) -> None:
+    bird = upsert(("birdeye", "docs", "a"))
+    with pytest.raises(Rejected) as caught:
+        await rig.plane.write(bird, context())
+    assert caught.value.reason is Reason.FAILED_PRECONDITION
+    assert "one_sided_records" in str(caught.value)
+
+
+async def test_by_configuration_such_records_live_on_the_new_store_alone() -> None:
+    async with replica(writes=WriteSettings(one_sided_records="new_alone")) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await rig.plane.write(
+            Write(op=WriteOp.UPSERT, collection="sources", key=("birdeye", "docs"), fields={}),
+            context(),
+        )
+        await rig.plane.write(upsert(("birdeye", "docs", "a")), context())
+        assert await rig.stored("new", ("birdeye", "docs", "a")) is not None
+        assert await rig.dirty() == set()
+
+
+async def test_a_field_the_primary_cannot_hold_is_refused_by_name(rig: Rig) -> None:
+    with pytest.raises(Rejected, match="metadata"):
+        await rig.plane.write(upsert(KEY, metadata={"a": 1}), context())
+
+
+async def test_too_many_writes_in_flight_are_refused_not_queued() -> None:
+    async with replica(writes=WriteSettings(in_flight_max=2)) as rig:
+        await with_source(rig)
+        gate = rig.stores["old"].gate = asyncio.Event()
+        writing = [
+            asyncio.create_task(rig.plane.write(upsert(key), context())) for key in (KEY, OTHER)
+        ]
+        while rig.writer.in_flight < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(Rejected) as caught:
+            await rig.plane.write(upsert(("rust", "serde", "c")), context())
+        assert caught.value.reason is Reason.RESOURCE_EXHAUSTED
+        gate.set()
+        await asyncio.gather(*writing)
+
+
+async def test_a_lost_lease_costs_a_new_registration_and_no_write(rig: Rig) -> None:
+    first = rig.member.replica_id
+    await rig.ledger.renew_replica(first, acked_epoch=1, lease_s=0)
+    await rig.ledger.sweep()
+    await rig.plane.write(upsert(KEY), context())
+    assert rig.member.replica_id != first
+    assert await rig.stored("new", KEY) is not None
