@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from proxy.errors import Corrupt
@@ -60,9 +60,16 @@ class _Side:
 class Comparer:
     """Compares one collection on both stores (design section 5)."""
 
-    def __init__(self, bench: Bench, pair: Pair) -> None:
+    def __init__(self, bench: Bench, pair: Pair, known: Collection[Key] = ()) -> None:
+        """Make a comparer.
+
+        Args:
+            known: keys that the same job declared before it was interrupted; they are dirty
+                because of that, and are declared again if they still differ.
+        """
         self._bench = bench
         self._pair = pair
+        self._known = frozenset(known)
         self._deadline_s = bench.settings.deadline_s
 
     async def range(self, keys: KeyRange) -> Found:
@@ -145,7 +152,7 @@ class Comparer:
             differs = self._difference(key, here, there)
             if differs is None:
                 found.count("matched", int(key in here.records))
-            elif key in busy:
+            elif key in busy and key not in self._known:
                 waiting.append(key)
             else:
                 found.declare(differs)

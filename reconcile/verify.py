@@ -36,6 +36,7 @@ class Verify:
         self._kept = 0
         self._samples: list[JsonValue] = []
         self._failed: list[str] = []
+        self._known: dict[str, set[Key]] = {}
         run.names = OUTCOMES
 
     async def run(self) -> None:
@@ -79,6 +80,8 @@ class Verify:
         run.progress.resume(await ledger.ranges(run.job_id))
         found = await ledger.differences(run.job_id, limit=self._bench.settings.differences_max)
         self._kept = len(found)
+        for item in found:
+            self._known.setdefault(item.collection, set()).add(item.key)
         self._samples = [sample(item) for item in found[:SAMPLES_MAX]]
         self._show()
         await run.beat()
@@ -103,7 +106,7 @@ class Verify:
         self._run.check()
         self._run.note_routing(await self._bench.released(pair.roles, self._run.check))
         began_s = self._bench.clock.monotonic_s()
-        comparer = Comparer(self._bench, pair)
+        comparer = Comparer(self._bench, pair, self._known.get(pair.name, ()))
 
         async def once() -> Found:
             return await comparer.range(state.keys)
@@ -146,7 +149,11 @@ class Verify:
         facts = self._run.progress.facts
         facts["samples"] = list(self._samples)
         facts["differences_stored"] = self._kept
-        facts["clean"] = clean(self._outcome())
+        facts["clean"] = self._clean()
+
+    def _clean(self) -> bool:
+        # A difference that was declared before an interruption and repaired since counts too.
+        return clean(self._outcome()) and not self._kept
 
     def _outcome(self) -> dict[str, int]:
         return counts({name: self._run.progress.sum(name) for name in OUTCOMES})
@@ -163,12 +170,12 @@ class Verify:
             "began_at": self._began_at(),
             "epoch": roles.routing.epoch,
             "primary": roles.primary.name,
-            "clean": clean(outcome),
+            "clean": self._clean(),
             **outcome,
         }
         ledger = self._bench.ledger
         await ledger.set_flag("last_verify", value, actor=ACTOR, reason="verify finished")
-        if clean(outcome) and (await ledger.flags()).get("full_verify_needed"):
+        if self._clean() and (await ledger.flags()).get("full_verify_needed"):
             await ledger.set_flag(
                 "full_verify_needed", False, actor=ACTOR, reason="a full verify was clean"
             )

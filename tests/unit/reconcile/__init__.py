@@ -1,0 +1,1 @@
+"""Tests of the reconciler on stores and a ledger in memory."""

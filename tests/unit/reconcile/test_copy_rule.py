@@ -1,0 +1,258 @@
+"""The copy rule against live writes that come between any two of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from proxy.errors import Ambiguous
+from proxy.ledger.types import JobKind, JobState, Phase
+from proxy.model import Key, Write
+from reconcile.letters import DeadLetters
+from reconcile.snapshot import Step
+from tests.doc_server import delete, document, source
+from tests.unit.reconcile.support import Rig, Wrapped, doc
+
+FIRST_STEPS = [Step.BEGUN, Step.READ, Step.WRITTEN]
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    return await Rig().start()
+
+
+def changed(number: int = 4) -> Write:
+    return document(f"{number:05d}.html", packed=None, content="written live", number=number)
+
+
+def born() -> Write:
+    return document("00004x.html", packed=None, content="born live")
+
+
+WRITES: dict[str, Callable[[], Write]] = {
+    "update": changed,
+    "insert": born,
+    "delete": lambda: delete("documents", doc(4)),
+}
+
+
+@pytest.mark.parametrize("step", FIRST_STEPS)
+@pytest.mark.parametrize("kind", WRITES)
+async def test_a_live_write_between_any_two_steps_of_a_backfill_wins(
+    rig: Rig, kind: str, step: Step
+) -> None:
+    await rig.fill(9)
+    await rig.put(source(), on="new")
+
+    async def live() -> None:
+        await rig.write(WRITES[kind]())
+
+    rig.at(step, _nothing, live)  # the first batch is that of the sources
+    job = await rig.run(JobKind.BACKFILL)
+    assert job.state is JobState.DONE, job.error
+    await _settled_and_equal(rig)
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def _settled_and_equal(rig: Rig) -> None:
+    await rig.run(JobKind.REPAIR)
+    assert await rig.dirty() == set()
+    assert await rig.differing() == []
+    assert rig.open_snapshots() == 0
+
+
+@pytest.mark.parametrize("step", FIRST_STEPS)
+@pytest.mark.parametrize("kind", WRITES)
+async def test_a_live_write_between_any_two_steps_of_a_repair_wins(
+    rig: Rig, kind: str, step: Step
+) -> None:
+    await rig.fill(9)
+    await rig.put(source(), on="new")
+    key = WRITES[kind]().key
+    await rig.ledger.mark_dirty("documents", [doc(1), key], reason="test")
+
+    async def live() -> None:
+        await rig.write(WRITES[kind]())
+
+    rig.at(step, live)
+    pair_job = await rig.run(JobKind.REPAIR)
+    assert pair_job.state is JobState.DONE
+    old, new = await rig.records("old", "documents"), await rig.records("new", "documents")
+    assert (key in old) == (key in new) == (kind != "delete")
+    assert await rig.dirty() == set()
+
+
+async def test_a_write_between_steps_1_and_5_leaves_its_key_dirty(rig: Rig) -> None:
+    await rig.fill(9)
+    bench = rig.reconciler().bench()
+    pairs = await bench.pairs(await bench.roles(), ["sources", "documents"])
+    copier = bench.copier(DeadLetters(rig.ledger, 0))
+    await copier.copy_keys(pairs["sources"], [("rust", "serde")])
+    await rig.ledger.mark_dirty("documents", [doc(1), doc(2)], reason="test")
+
+    async def live() -> None:
+        await rig.write(changed(1))
+
+    rig.at(Step.WRITTEN, live)
+    await copier.copy_keys(pairs["documents"], [doc(1), doc(2)])
+    assert await rig.dirty() == {("documents", doc(1))}
+
+
+async def test_a_key_in_flight_is_left_out_and_becomes_dirty(rig: Rig) -> None:
+    await rig.fill(9)
+    intent = await rig.begin_write(changed(4))
+    job = await rig.run(JobKind.BACKFILL)
+    assert job.state is JobState.DONE
+    assert doc(4) not in await rig.records("new", "documents")
+    assert await rig.dirty() == {("documents", doc(4))}
+    assert job.summary["still_dirty"] == 1
+    assert job.summary["in_flight"] == 1
+    await rig.put(changed(4))
+    await rig.end_write(intent)
+    await _settled_and_equal(rig)
+
+
+@pytest.mark.parametrize("lands", ["before", "after"])
+async def test_a_delete_in_flight_is_never_undone(rig: Rig, lands: str) -> None:
+    await rig.fill(9)
+    gone = delete("documents", doc(4))
+    intent = await rig.begin_write(gone)
+    if lands == "before":
+        await rig.put(gone, on="new")
+
+    async def land() -> None:
+        await rig.put(gone)
+        await rig.end_write(intent)
+
+    rig.at(Step.READ, _nothing, land)
+    await rig.run(JobKind.BACKFILL)
+    await _settled_and_equal(rig)
+    assert doc(4) not in await rig.records("new", "documents")
+
+
+async def test_a_delete_that_only_the_primary_saw_is_repaired_as_a_delete(rig: Rig) -> None:
+    await rig.fill(9, on="both")
+    gone = delete("documents", doc(4))
+    intent = await rig.begin_write(gone)
+    await rig.put(gone, on="old")
+    await rig.end_write(intent, clean=False)
+    await _settled_and_equal(rig)
+    assert doc(4) not in await rig.records("new", "documents")
+
+
+async def test_a_write_that_ended_on_one_store_only_is_repaired_from_the_primary(rig: Rig) -> None:
+    await rig.fill(9, on="both")
+    intent = await rig.begin_write(changed(4))
+    await rig.put(changed(4), on="new")  # the primary's write failed
+    await rig.end_write(intent, clean=False)
+    await _settled_and_equal(rig)
+    assert (await rig.records("new", "documents"))[doc(4)].fields["content"] == "About 00004.html"
+
+
+async def test_a_load_of_unknown_outcome_leaves_its_rows_dirty_or_repeats_them(rig: Rig) -> None:
+    await rig.fill(9)
+    lost = 0
+
+    async def lose(*args: Any, **kwargs: Any) -> Any:
+        nonlocal lost
+        lost += 1
+        loaded = await rig.new.bulk_load(*args, **kwargs)
+        if lost == 2:
+            await rig.write(delete("documents", doc(4)), changed(5))
+            raise Ambiguous("the connection was lost", where="new")
+        return loaded
+
+    rig.stores["new"] = Wrapped(rig.new, bulk_load=lose)
+    job = await rig.run(JobKind.BACKFILL)
+    assert job.state is JobState.DONE, job.error
+    await _settled_and_equal(rig)
+
+
+async def test_repair_runs_while_writes_are_held_so_that_a_swap_can_drain(rig: Rig) -> None:
+    await rig.fill(9)
+    await rig.ledger.mark_dirty("documents", [doc(1)], reason="test")
+    await rig.ledger.mark_dirty("sources", [("rust", "serde")], reason="test")
+    await rig.route(hold=True)
+    job = await rig.run(JobKind.REPAIR)
+    assert (job.state, await rig.dirty()) == (JobState.DONE, set())
+
+
+async def test_a_repair_that_meets_a_swap_goes_on_under_the_new_roles(rig: Rig) -> None:
+    await rig.fill(9, on="both")
+    await rig.put(changed(4), on="new")
+    await rig.ledger.mark_dirty("documents", [doc(4)], reason="test")
+
+    async def swap() -> None:
+        await rig.route(phase=Phase.NEW_PRIMARY, primary="new")
+
+    begin = rig.ledger.begin_copy
+
+    async def swap_first(*args: Any, **kwargs: Any) -> Any:
+        rig.ledger.begin_copy = begin
+        await swap()
+        return await begin(*args, **kwargs)
+
+    rig.ledger.begin_copy = swap_first
+    await _settled_and_equal(rig)
+    assert (await rig.records("old", "documents"))[doc(4)].fields["content"] == "written live"
+
+
+async def test_a_missing_parent_is_repaired_before_its_child(rig: Rig) -> None:
+    await rig.fill(9)
+    await rig.ledger.mark_dirty("documents", [doc(1)], reason="test")
+    job = await rig.run(JobKind.REPAIR)
+    assert (job.state, await rig.dirty()) == (JobState.DONE, set())
+    assert doc(1) in await rig.records("new", "documents")
+    assert ("rust", "serde") in await rig.records("new", "sources")
+
+
+async def test_children_on_the_secondary_go_before_the_parent_that_the_primary_lacks(
+    rig: Rig,
+) -> None:
+    await rig.fill(25, on="new", crates=("gone",))
+    await rig.ledger.mark_dirty("sources", [("rust", "gone")], reason="test")
+    job = await rig.run(JobKind.REPAIR)
+    assert (job.state, await rig.dirty()) == (JobState.DONE, set())
+    assert not await rig.records("new", "documents")
+    assert not await rig.records("new", "sources")
+
+
+async def test_a_key_that_one_store_cannot_hold_is_not_repaired_and_not_kept_dirty(
+    rig: Rig,
+) -> None:
+    foreign: Key = ("birdeye", "api", "a.html")
+    await rig.ledger.mark_dirty("documents", [foreign], reason="test")
+    job = await rig.run(JobKind.REPAIR)
+    assert (job.state, await rig.dirty()) == (JobState.DONE, set())
+
+
+async def test_repair_reaches_every_key_however_many_cannot_be_repaired(rig: Rig) -> None:
+    await rig.fill(40)
+    await rig.put(source(), on="new")
+    stuck = [("rust", "no such crate", f"{n}") for n in range(30)]
+
+    async def broken(collection: str, keys: list[Key], **kwargs: Any) -> Any:
+        records = await rig.old.get(collection, keys, **kwargs)
+        for key in keys:
+            if key in stuck:
+                write = document(str(key[2]), name="no such crate", packed=None)
+                records[key] = type(next(iter(sample.values())))(
+                    collection="documents", key=key, fields=write.fields
+                )
+        return records
+
+    sample = await rig.records("old", "documents")
+    rig.stores["old"] = Wrapped(rig.old, get=broken)
+    await rig.ledger.mark_dirty("documents", stuck, reason="first")
+    rig.clock.passed_s += 1
+    await rig.ledger.mark_dirty("documents", [doc(n) for n in range(40)], reason="later")
+    job = await rig.run(JobKind.REPAIR)
+    assert job.state is JobState.DONE
+    assert await rig.dirty() == {("documents", key) for key in stuck}
+    assert (job.summary["repaired"], job.summary["left"]) == (40, 30)
+    assert len(await rig.ledger.dead_letters()) == 30
