@@ -56,7 +56,7 @@ def databases(home: Path) -> Iterator[Databases]:
     """Make the databases and remove them again, whatever happens in between.
 
     Args:
-        home: an empty directory for the embedded server; unused with CROSSFADE_DSN.
+        home: a directory to make for the embedded server; unused with CROSSFADE_DSN.
 
     Raises:
         Unavailable: no server could be started or reached, or it lacks pgvector.
@@ -117,6 +117,7 @@ def _versions(dsn: str) -> str:
 def _embedded(home: Path) -> Iterator[tuple[str, int]]:
     # The wheel keeps its lock and socket under the runtime directory; ours is private to the run.
     runtime = home / "run"
+    home.mkdir(exist_ok=True)
     runtime.mkdir(mode=0o700)
     (runtime / "python_PostgresServer").mkdir()
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)

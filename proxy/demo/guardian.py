@@ -1,10 +1,10 @@
-"""The guardian process: ends what a demo started if the demo itself is killed outright.
+"""The guardian process: ends whatever a demo started that is still there when the demo has gone.
 
-A demo that ends in any ordinary way, Ctrl-C and SIGTERM included, stops its own processes and
-then says "done" here. After kill -9 nobody can say anything: the pipe just closes, and then
-every process that was named is ended and the scratch directory removed.
+A demo that ends in any ordinary way, Ctrl-C and SIGTERM included, has stopped its own processes
+before. After kill -9 nobody could: the pipe just closes, and every process that was named is
+ended and the scratch directory removed.
 
-Lines on standard input: "process PID CREATED SIGNAL", "directory PATH", "done".
+Lines on standard input: "process PID CREATED SIGNAL", "directory PATH".
 """
 
 from __future__ import annotations
@@ -15,63 +15,48 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import psutil
 
 _GRACE_S = 10.0
 
 
-@dataclass(slots=True)
-class _Charge:
-    """What the guardian answers for."""
-
-    processes: list[tuple[psutil.Process, signal.Signals]] = field(default_factory=list)
-    directories: list[str] = field(default_factory=list)
-    done: bool = False
-
-    def take(self, line: str) -> None:
+def watch(lines: Iterable[str]) -> None:
+    """Read lines until they end; then end every process and remove every directory named."""
+    processes: list[tuple[psutil.Process, signal.Signals]] = []
+    directories: list[str] = []
+    for line in lines:
         word, _, rest = line.rstrip("\n").partition(" ")
-        if word == "done":
-            self.done = True
-        elif word == "directory":
-            self.directories.append(rest)
+        if word == "directory":
+            directories.append(rest)
         elif word == "process":
             pid, created, number = rest.split()
-            try:
-                process = psutil.Process(int(pid))
-            except psutil.NoSuchProcess:
-                return
-            if process.create_time() == float(created):  # not another process with its number
-                self.processes.append((process, signal.Signals(int(number))))
-
-    def end(self) -> None:
-        for process, kind in reversed(self.processes):
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(kind)
-                if not _ended(process):
-                    process.kill()
-        for directory in self.directories:
-            shutil.rmtree(directory, ignore_errors=True)
+                process = psutil.Process(int(pid))
+                if process.create_time() == float(created):  # not another one with its number
+                    processes.append((process, signal.Signals(int(number))))
+    for process, kind in reversed(processes):
+        _end(process, kind)
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _end(process: psutil.Process, kind: signal.Signals) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if _ended(process):
+            return
+        process.send_signal(kind)
+        deadline_s = time.monotonic() + _GRACE_S
+        while not _ended(process):
+            if time.monotonic() > deadline_s:
+                process.kill()
+                return
+            time.sleep(0.02)
 
 
 def _ended(process: psutil.Process) -> bool:
-    """Wait for its end; a zombie has ended, whoever still has to collect it."""
-    deadline_s = time.monotonic() + _GRACE_S
-    while time.monotonic() < deadline_s:
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def watch(lines: Iterable[str]) -> None:
-    """Read lines until they end; then end everything unless "done" was among them."""
-    charge = _Charge()
-    for line in lines:
-        charge.take(line)
-    if not charge.done:
-        charge.end()
+    """Say whether it has ended; a zombie has, whoever still must collect it."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 if __name__ == "__main__":

@@ -58,6 +58,56 @@ class Child:
             return await self.process.wait()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a process ended, and the last lines of its log."""
+
+    code: int
+    tail: str
+
+
+@dataclass(slots=True)
+class Guard:
+    """The line to the guardian process; enter it first, so that it is left last."""
+
+    _guardian: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Guard:
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-m", "proxy.demo.guardian"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+            start_new_session=True,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._guardian is not None:
+            self._guardian.communicate(timeout=2 * _STOP_S)  # closes the pipe: it cleans up, ends
+            self._guardian = None
+
+    def directory(self, path: Path) -> None:
+        """Have `path` removed when this process has gone."""
+        self._tell(f"directory {path}")
+
+    def process(self, pid: int, kind: signal.Signals) -> None:
+        """Have a process ended by this signal when this one has gone."""
+        self._tell(f"process {pid} {psutil.Process(pid).create_time()!r} {int(kind)}")
+
+    def _tell(self, line: str) -> None:
+        if self._guardian is not None and self._guardian.stdin is not None:
+            self._guardian.stdin.write(line + "\n")
+            self._guardian.stdin.flush()
+
+
 @dataclass(slots=True)
 class Household:
     """Every process of a run. Leaving it stops them, the youngest first.
@@ -67,20 +117,10 @@ class Household:
     """
 
     logs: Path
+    guard: Guard
     _children: list[Child] = field(default_factory=list)
-    _guardian: subprocess.Popen[str] | None = None
 
     async def __aenter__(self) -> Household:
-        self.logs.mkdir(parents=True, exist_ok=True)
-        self._guardian = subprocess.Popen(  # noqa: ASYNC220 - our own module, starts at once
-            [sys.executable, "-m", "proxy.demo.guardian"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-            start_new_session=True,
-            text=True,
-        )
         return self
 
     async def __aexit__(
@@ -95,24 +135,6 @@ class Household:
         except asyncio.CancelledError:  # a second Ctrl-C: finish the stopping, then go
             await stopping
             raise
-
-    def guard_directory(self, path: Path) -> None:
-        """Have `path` removed if this process is killed outright."""
-        self._tell(f"directory {path}")
-
-    def guard_process(self, pid: int, kind: signal.Signals) -> None:
-        """Have a process ended by this signal if this one is killed outright."""
-        self._tell(f"process {pid} {psutil.Process(pid).create_time()!r} {int(kind)}")
-
-    def release(self) -> None:
-        """Say that nothing is left to end; the guardian goes home."""
-        if self._guardian is None:
-            return
-        self._tell("done")
-        if self._guardian.stdin is not None:
-            self._guardian.stdin.close()
-        self._guardian.wait(_STOP_S)
-        self._guardian = None
 
     async def start(self, name: str, arguments: Sequence[str], *, talk: bool = False) -> Child:
         """Start `python ARGUMENTS`; with `talk` its standard input and output are pipes."""
@@ -131,7 +153,7 @@ class Household:
             )
         child = Child(name=name, process=process, log=log)
         self._children.append(child)
-        self.guard_process(process.pid, signal.SIGTERM)
+        self.guard.process(process.pid, signal.SIGTERM)
         return child
 
     def check(self) -> None:
@@ -144,18 +166,28 @@ class Household:
         self._children.remove(child)
         return await child.stop()
 
-    def forget(self, child: Child) -> None:
-        """Take a process that ended as it should off the list."""
-        self._children.remove(child)
+    async def run(self, name: str, arguments: Sequence[str], *, timeout_s: float) -> Ended:
+        """Run `python ARGUMENTS` to its end.
+
+        Raises:
+            ChildFailed: it did not end in time; it was stopped.
+        """
+        child = await self.start(name, arguments)
+        try:
+            async with asyncio.timeout(timeout_s):
+                code = await child.process.wait()
+        except TimeoutError as error:
+            raise ChildFailed(
+                f"{name} did not end within {timeout_s:.0f} s.",
+                hint=f"Its last lines:\n{child.tail()}",
+            ) from error
+        finally:
+            await self.stop(child)
+        return Ended(code=code, tail=child.tail())
 
     async def _stop_all(self) -> None:
         while self._children:
             await self._children.pop().stop()
-
-    def _tell(self, line: str) -> None:
-        if self._guardian is not None and self._guardian.stdin is not None:
-            self._guardian.stdin.write(line + "\n")
-            self._guardian.stdin.flush()
 
 
 def environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from proxy.demo import guardian
 from proxy.demo.guardian import watch
 from proxy.demo.processes import environment
 
@@ -39,10 +40,23 @@ def test_when_the_pipe_closes_processes_end_and_directories_go(
     assert not scratch.exists()
 
 
-def test_after_done_nothing_is_touched(tmp_path: Path, sleeper: psutil.Process) -> None:
-    watch([line_for(sleeper), f"directory {tmp_path}\n", "done\n"])
-    assert not gone(sleeper)
-    assert tmp_path.exists()
+def test_what_has_ended_already_does_not_matter(tmp_path: Path, sleeper: psutil.Process) -> None:
+    line = line_for(sleeper)
+    sleeper.kill()
+    watch([line, f"directory {tmp_path / 'gone'}\n"])
+    assert gone(sleeper)
+
+
+def test_a_process_that_ignores_its_signal_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guardian, "_GRACE_S", 0.2)
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{code}; time.sleep(600)"], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        watch([line_for(psutil.Process(child.pid))])
+        assert child.wait(10) == -signal.SIGKILL
 
 
 def test_another_process_with_the_same_number_is_left_alone(sleeper: psutil.Process) -> None:
@@ -56,9 +70,9 @@ def test_a_killed_demo_leaves_no_process_behind(sleeper: psutil.Process) -> None
         stdin=subprocess.PIPE,
         env=environment(),
         text=True,
-    ) as guardian:
-        assert guardian.stdin is not None
-        guardian.stdin.write(line_for(sleeper))
-        guardian.stdin.close()  # what the kernel does for a process killed with -9
-        assert guardian.wait(30) == 0
+    ) as watcher:
+        assert watcher.stdin is not None
+        watcher.stdin.write(line_for(sleeper))
+        watcher.stdin.close()  # what the kernel does for a process killed with -9
+        assert watcher.wait(30) == 0
     assert gone(sleeper)

@@ -1,0 +1,207 @@
+"""One run over given databases: load, start the processes, walk, stop the clients, check."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossfade.client.control import ControlClient
+
+from proxy.demo.account import read_account
+from proxy.demo.checks import compare, lost_writes, read_contents
+from proxy.demo.clients import Orders
+from proxy.demo.corpus import Corpus
+from proxy.demo.embedded_pg import Databases
+from proxy.demo.load import create_schemas, load_old
+from proxy.demo.narrator import Narrator
+from proxy.demo.options import DemoOptions, Pace
+from proxy.demo.plan import Plan, key_of
+from proxy.demo.processes import Child, ChildFailed, Household
+from proxy.demo.settings import write_settings
+from proxy.demo.verdict import Findings
+from proxy.demo.walk import Stage, walk
+
+_READY_S = 30.0
+_QUIET_S = 30.0
+_POLL_S = 0.1
+_CLI = ("-m", "proxy.cli.main")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """What a run is made of; `findings` is filled in as it goes.
+
+    Attributes:
+        scratch: a directory of its own for logs, orders and the server's data.
+    """
+
+    options: DemoOptions
+    pace: Pace
+    corpus: Corpus
+    plan: Plan
+    scratch: Path
+    narrator: Narrator
+    findings: Findings
+
+    async def run(self, dsns: Databases, household: Household) -> None:
+        """Do everything between two existing databases and the verdict.
+
+        Raises:
+            CrossfadeError: a step was refused, or a process of the demo died.
+        """
+        self.findings.engine = dsns.engine
+        self.narrator.fact("databases", dsns.engine)
+        await self._load(dsns)
+        config = self.scratch / "crossfade.yaml"
+        write_settings(config, dsns, self.pace)
+        addresses = await self._start_proxies(household, config)
+        await household.start("reconciler", [*_CLI, "reconcile", "--config", str(config)])
+        async with ControlClient(addresses[0]) as control:
+            stage = Stage(
+                control=control,
+                household=household,
+                narrator=self.narrator,
+                findings=self.findings,
+                pace=self.pace,
+                databases=dsns,
+                config=str(config),
+                damage=self.options.damage,
+                quiet=[key_of(document) for document in self.plan.quiet],
+            )
+            async with self._live_clients(household, addresses):
+                await walk(stage)
+            await self._settle_down(control)
+        await self._check(dsns)
+
+    async def _load(self, dsns: Databases) -> None:
+        async with self.narrator.step("load", "the old database, as the application left it"):
+            await asyncio.to_thread(create_schemas, dsns.old, dsns.new)
+            await asyncio.to_thread(load_old, dsns.old, self.corpus.documents)
+
+    async def _start_proxies(self, household: Household, config: Path) -> list[str]:
+        count = self.options.replicas
+        async with self.narrator.step("serve", f"{count} proxy processes"):
+            children = [
+                await household.start(
+                    f"proxy-{number}",
+                    [*_CLI, "serve", "--config", str(config), "--json"],
+                    talk=True,
+                )
+                for number in range(count)
+            ]
+            return [await _address(child) for child in children]
+
+    @asynccontextmanager
+    async def _live_clients(
+        self, household: Household, addresses: list[str]
+    ) -> AsyncIterator[None]:
+        """Keep live clients at work inside the block; afterwards read their account."""
+        account = self.scratch / "account.json"
+        orders = self.scratch / "orders.json"
+        corpus = self.options.corpus
+        Orders(
+            addresses=addresses,
+            seed=self.findings.seed,
+            corpus=str(corpus) if corpus else "",
+            quick=self.options.quick,
+            account=str(account),
+        ).save(orders)
+        child = await household.start(
+            "clients", ["-m", "proxy.demo.clients", str(orders)], talk=True
+        )
+        await self._first_counts(child)
+        listening = asyncio.create_task(self._listen(child))
+        try:
+            yield
+        finally:
+            listening.cancel()
+        async with self.narrator.step("clients", "finish what they are doing and stop"):
+            await _stop_clients(household, child)
+            self.findings.account = await asyncio.to_thread(read_account, account)
+
+    async def _first_counts(self, child: Child) -> None:
+        self.narrator.doing("live clients: starting")
+        async with self.narrator.step("clients", "write, delete, read and search from now on"):
+            await _line(child)
+
+    async def _listen(self, child: Child) -> None:
+        while line := await _stdout(child).readline():
+            counts = json.loads(line)
+            kept = ("acknowledged", "reads", "searches", "failed", "wrong")
+            self.narrator.heard({name: counts[name] for name in kept})
+
+    async def _settle_down(self, control: ControlClient) -> None:
+        """Wait until no write is open and no key is dirty: then both stores must be equal."""
+        deadline_s = time.monotonic() + _QUIET_S
+        async with self.narrator.step("settle", "until no write is open and no key is dirty"):
+            while time.monotonic() < deadline_s:
+                status = await control.status()
+                if not status.unsettled and not sum(status.dirty.values()):
+                    return
+                await asyncio.sleep(_POLL_S)
+            self.narrator.warn(
+                f"{status.unsettled} writes are still open, {dict(status.dirty)} keys dirty"
+            )
+
+    async def _check(self, dsns: Databases) -> None:
+        findings = self.findings
+        async with self.narrator.step("check", "every row, straight from PostgreSQL") as note:
+            contents = await asyncio.to_thread(read_contents, dsns.old, dsns.new)
+            findings.rows = {"old": contents.rows("old"), "new": contents.rows("new")}
+            findings.matched, findings.differences = compare(contents, primary="new")
+            expected = findings.account.expected if findings.account else ()
+            findings.lost = lost_writes(contents, expected)
+            note(
+                f"{findings.matched} rows equal, {len(findings.differences)} differ, "
+                f"{len(findings.lost)} of {len(expected)} live keys lost"
+            )
+
+
+async def _address(child: Child) -> str:
+    answer = json.loads(await _line(child))
+    return str(answer["address"])
+
+
+async def _line(child: Child) -> bytes:
+    """Return the first line a process prints.
+
+    Raises:
+        ChildFailed: it ended, or said nothing in time.
+    """
+    try:
+        async with asyncio.timeout(_READY_S):
+            line = await _stdout(child).readline()
+    except TimeoutError as error:
+        raise ChildFailed(
+            f"The {child.name} process was not ready within {_READY_S:.0f} s.", hint=child.tail()
+        ) from error
+    if not line:
+        await child.process.wait()
+        child.check()
+    return line
+
+
+async def _stop_clients(household: Household, child: Child) -> None:
+    """Tell the clients to stop, and wait until each has finished its request."""
+    stdin = child.process.stdin
+    if stdin is not None:
+        stdin.write(b"stop\n")
+        stdin.close()
+    async with asyncio.timeout(_READY_S):
+        while await _stdout(child).read(2**16):
+            pass
+        code = await child.process.wait()
+    await household.stop(child)
+    if code:
+        raise ChildFailed(f"The live clients ended with {code}.", hint=child.tail())
+
+
+def _stdout(child: Child) -> asyncio.StreamReader:
+    if child.process.stdout is None:
+        raise ChildFailed(f"The {child.name} process has no output to read.")
+    return child.process.stdout

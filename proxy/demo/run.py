@@ -1,0 +1,136 @@
+"""`crossfade demo`: sets everything up, lets it run, judges it, and cleans up in every case."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from crossfade.client import CallError
+from rich.console import Console
+
+from proxy.demo.corpus import Corpus, load_corpus
+from proxy.demo.damage import check_kinds
+from proxy.demo.embedded_pg import databases
+from proxy.demo.migration import Migration
+from proxy.demo.narrator import Narrator
+from proxy.demo.options import DemoOptions, pace_of
+from proxy.demo.plan import make_plan
+from proxy.demo.processes import Guard, Household
+from proxy.demo.verdict import Findings, build_report
+from proxy.demo.verdict_table import conclude
+from proxy.errors import CrossfadeError, Rejected
+
+_REPLICAS_MAX = 4
+_INTERRUPTED = 130
+
+
+async def run(options: DemoOptions) -> int:
+    """Run the demo. Return 0 if it passed, 1 if not, 130 if it was interrupted.
+
+    Ctrl-C and SIGTERM stop it in order: no process and no directory is left behind.
+
+    Raises:
+        Rejected: an option or the corpus cannot be used.
+    """
+    check_kinds(options.damage)
+    if not 1 <= options.replicas <= _REPLICAS_MAX:
+        raise Rejected(
+            f"{options.replicas} replicas are not possible; expected 1 to {_REPLICAS_MAX}."
+        )
+    work = asyncio.ensure_future(_run(options))
+    interrupted = asyncio.Event()
+
+    def interrupt() -> None:
+        interrupted.set()
+        work.cancel()
+
+    loop = asyncio.get_running_loop()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(kind, interrupt)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if interrupted.is_set():
+            return _INTERRUPTED
+        raise
+    finally:
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(kind)
+
+
+async def _run(options: DemoOptions) -> int:
+    narrator = Narrator(console=Console())
+    pace = pace_of(options)
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    narrator.title("Crossfade demo: a live document store moves to its new schema")
+    corpus = await asyncio.to_thread(load_corpus, options.corpus, pace)
+    _introduce(narrator, corpus, seed)
+    findings = Findings(
+        started_at=dt.datetime.now(dt.UTC), seed=seed, engine="", corpus=corpus.summary()
+    )
+    try:
+        with Guard() as guard, _scratch(guard) as scratch:
+            migration = Migration(
+                options=options,
+                pace=pace,
+                corpus=corpus,
+                plan=make_plan(corpus, seed=seed, writers=pace.writers),
+                scratch=scratch,
+                narrator=narrator,
+                findings=findings,
+            )
+            await _guarded(migration, guard)
+    finally:
+        narrator.hush()
+    findings.duration_s = time.monotonic() - findings.timeline.started_s
+    report = build_report(findings, pace)
+    await asyncio.to_thread(conclude, report, findings, pace, options.out, narrator)
+    return 0 if report["passed"] else 1
+
+
+async def _guarded(migration: Migration, guard: Guard) -> None:
+    """Run it over databases and processes that end with it; an error becomes a finding."""
+    scratch = migration.scratch
+    try:
+        with databases(scratch / "postgresql") as dsns:
+            if dsns.server_pid is not None:
+                guard.process(dsns.server_pid, signal.SIGINT)
+            async with Household(logs=scratch / "logs", guard=guard) as household:
+                await migration.run(dsns, household)
+    except (CrossfadeError, CallError) as error:
+        migration.findings.error = str(error)
+        logs = migration.options.out / "logs"
+        await asyncio.to_thread(_keep_logs, scratch / "logs", logs)
+        migration.narrator.warn(f"{error}\nThe logs of every process are in {logs}.")
+
+
+def _introduce(narrator: Narrator, corpus: Corpus, seed: int) -> None:
+    summary = corpus.summary()
+    narrator.fact("corpus", f"{summary['documents']} documents of {summary['sources']} sources")
+    narrator.fact("", f"{summary['live_documents']} more for live writes; {summary['source']}")
+    narrator.fact("vectors", f"{corpus.vectors}, 3072 dimensions")
+    narrator.fact("seed", str(seed))
+
+
+@contextmanager
+def _scratch(guard: Guard) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="crossfade-demo-"))
+    guard.directory(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _keep_logs(logs: Path, out: Path) -> None:
+    if logs.is_dir():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(logs, out, dirs_exist_ok=True)
