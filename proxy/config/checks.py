@@ -12,6 +12,7 @@ from proxy.errors import Violation
 from proxy.layouts import StoreSchema
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s\[\]]+):(?P<port>\d{1,5})\Z")
+_UNIX = re.compile(r"unix:.+")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 _PORT_MAX = 65_535
 
@@ -76,7 +77,7 @@ def _timing(settings: Settings) -> Iterator[tuple[Path, str, str]]:
 def _listen(settings: Settings) -> Iterator[tuple[Path, str, str]]:
     listen = settings.listen
     for name, address in (("address", listen.address), ("metrics", listen.metrics)):
-        if name == "metrics" and not address:
+        if (name == "metrics" and not address) or (name == "address" and _UNIX.match(address)):
             continue
         try:
             split_address(address)

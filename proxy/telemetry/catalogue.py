@@ -164,7 +164,7 @@ JOB_ROWS = MetricSpec(
     name="crossfade.job.rows",
     kind=Kind.GAUGE,
     labels=("kind", "count"),
-    help="The latest job of a kind: rows by what it counts (rows, total, matched, missing, ...).",
+    help="The latest job of a kind: its counts (rows, rows_total, matched, missing, ...).",
 )
 JOB_PROGRESS = MetricSpec(
     name="crossfade.job.progress",

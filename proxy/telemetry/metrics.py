@@ -155,7 +155,7 @@ class Metrics:
         self._set(catalogue.REPLICAS, behind, {"state": "behind"})
 
     def job(self, kind: str, state: str, counts: Mapping[str, float]) -> None:
-        """The latest job of a kind; `counts` holds "rows" and "total" among others."""
+        """The latest job of a kind; `counts` holds "rows" and "rows_total" among others."""
         from proxy.ledger.types import JobState
 
         for item in JobState:
@@ -163,6 +163,6 @@ class Metrics:
             self._set(catalogue.JOB_STATE, float(item.value == state), labels)
         for name, value in counts.items():
             self._set(catalogue.JOB_ROWS, value, {"kind": kind, "count": name})
-        total = counts.get("total", 0.0)
+        total = counts.get("rows_total", 0.0)
         share = min(1.0, counts.get("rows", 0.0) / total) if total > 0 else 0.0
         self._set(catalogue.JOB_PROGRESS, 1.0 if state == "done" else share, {"kind": kind})

@@ -61,7 +61,10 @@ def status(dirty: dict[str, int] | None = None) -> Status:
         ],
         unsettled=7,
         dirty=dirty if dirty is not None else {"documents": 3},
-        jobs=[job(1, JobState.DONE, rows=1, total=1), job(2, JobState.RUNNING, rows=50, total=200)],
+        jobs=[
+            job(1, JobState.DONE, rows=1, rows_total=1),
+            job(2, JobState.RUNNING, rows=50, rows_total=200),
+        ],
         indexes=[],
         dead_letters=2,
         flags={},
@@ -128,7 +131,7 @@ async def test_a_status_sets_the_gauges_and_a_collection_that_is_clean_goes_to_z
     assert value("crossfade_replicas", state="behind") == 1
     assert value("crossfade_job_progress", kind="backfill") == 0.25
     assert value("crossfade_job_state", kind="backfill", state="running") == 1
-    assert value("crossfade_job_rows", kind="backfill", count="total") == 200
+    assert value("crossfade_job_rows", kind="backfill", count="rows_total") == 200
     report_status(status(dirty={}), telemetry.metrics)
     assert value("crossfade_ledger_dirty", collection="documents") == 0
     await telemetry.close()

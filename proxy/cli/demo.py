@@ -1,0 +1,77 @@
+"""`crossfade demo`: a whole migration under live traffic, on a database of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proxy.cli.exits import ExitCode
+from proxy.cli.session import JsonOption, begin, finish, run
+
+
+def demo(
+    ctx: typer.Context,
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory of report.json and report.html.")
+    ] = Path("demo-report"),
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            "--corpus",
+            help="A parquet file of documents. Default: ../shared/data if it is there, else the"
+            " documentation strings of this Python.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of every random choice; printed and reported.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small corpus and short phases.")
+    ] = False,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, max=4, help="Proxy processes.")] = 2,
+    damage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--damage",
+            metavar="KIND",
+            help="Spoil a row behind the proxy's back (changed, removed or added; may be given"
+            " again). The run must then fail and name it.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk a live PostgreSQL through the whole migration, with clients at work all the time.
+
+    It starts a real PostgreSQL 18 with pgvector (or uses CROSSFADE_DSN), loads the old database,
+    starts the proxy, keeps clients writing, deleting, reading and searching, and goes old_only ->
+    dual_write -> backfill -> verify -> shadow -> ramp -> cutover -> rollback -> cutover. At the end
+    it checks both databases row by row, by itself, and leaves no process behind.
+
+    Exit code 1 if anything was lost, differs, failed or took too long.
+
+    [bold]Examples[/bold]
+
+      crossfade demo
+
+      crossfade demo --quick --out /tmp/report
+
+      crossfade demo --quick --damage changed --damage removed     (ends with 1 and names the rows)
+    """
+    from proxy.demo.options import DemoOptions
+    from proxy.demo.run import run as run_demo
+
+    output = begin(ctx, as_json)
+    options = DemoOptions(
+        out=out,
+        corpus=corpus,
+        seed=seed,
+        quick=quick,
+        damage=tuple(damage or ()),
+        replicas=replicas,
+    )
+    finish(ExitCode(run(run_demo(options, as_json=output.as_json))))

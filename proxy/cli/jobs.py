@@ -1,0 +1,105 @@
+"""What backfill, verify and repair share: options, running a job here, showing its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proxy.cli.exits import ExitCode
+from proxy.cli.local import mapping, number
+from proxy.cli.output import Output, escaped
+
+if TYPE_CHECKING:
+    from proxy.ledger.types import Job, JobKind
+    from proxy.model import JsonValue
+
+CollectionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--collection",
+        metavar="NAME",
+        help="Only this collection; may be given again. Default: all.",
+        show_default=False,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="Ranges at a time (default: reconcile.workers)."),
+]
+RowsPerSecondOption = Annotated[
+    float | None,
+    typer.Option("--rows-per-s", help="At most so many rows a second, 0 for no limit."),
+]
+BytesPerSecondOption = Annotated[
+    float | None,
+    typer.Option("--bytes-per-s", help="At most so many bytes a second, 0 for no limit."),
+]
+LatencyOption = Annotated[
+    float | None,
+    typer.Option(
+        "--primary-latency-ms", help="Slow down while the primary answers slower than this."
+    ),
+]
+
+
+def parameters(**given: JsonValue) -> dict[str, JsonValue]:
+    """Return a job's parameters: those options that were given."""
+    return {name: value for name, value in given.items() if value not in (None, False, [])}
+
+
+def run_here(config: Path, kind: JobKind, params: Mapping[str, JsonValue], output: Output) -> Job:
+    """Run a job in this process and return it as it ended."""
+    from proxy.cli.local import run_job
+    from proxy.cli.session import load_config, run
+    from proxy.telemetry.logs import configure_logs
+
+    loaded = load_config(config, output)
+    configure_logs(loaded.settings.telemetry.model_copy(update={"log_level": "warning"}))
+    return run(run_job(loaded, kind, params, output))
+
+
+def report(job: Job, output: Output, counts: tuple[str, ...]) -> None:
+    """Print a job that has ended: one JSON document, or a table by collection."""
+    if output.as_json:
+        output.json(job)
+        return
+    summary = job.summary
+    rate, elapsed = number(summary, "rate_rows_per_s"), number(summary, "elapsed_s")
+    output.say(
+        f"{job.kind.value} job {job.job_id}: [bold]{job.state.value}[/bold], "
+        f"{number(summary, 'rows'):,.0f} rows in {elapsed:,.1f} s ({rate:,.0f} rows/s)"
+    )
+    if job.error:
+        output.say(f"[red]{escaped(job.error)}[/red]")
+    collections = mapping(summary, "collections")
+    rows = [
+        [name, *(int(number(item, count)) for count in counts)]
+        for name, item in collections.items()
+        if isinstance(item, Mapping)
+    ]
+    if rows:
+        columns = [f">{count.replace('_', ' ')}" for count in counts]
+        output.table("", ["collection", *columns], rows)
+
+
+def outcome(job: Job, *, good: bool) -> ExitCode:
+    """Return the exit code of a job that has ended."""
+    from proxy.ledger.types import JobState
+
+    if job.state is JobState.REQUESTED:
+        return ExitCode.INTERRUPTED
+    return ExitCode.OK if good and job.state is JobState.DONE else ExitCode.NO
+
+
+def explain_interrupted(job: Job, output: Output) -> None:
+    """Say that a job that was stopped goes on where it was."""
+    from proxy.ledger.types import JobState
+
+    if job.state is JobState.REQUESTED:
+        output.note(
+            f"stopped: job {job.job_id} keeps its place; the same command, or a running"
+            " reconciler, goes on from there"
+        )

@@ -1,0 +1,159 @@
+"""Commands that work from --config in this process: stores, ledger, a reconciler, its progress."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from proxy.cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from proxy.config.loader import Config
+    from proxy.ledger.base import Ledger
+    from proxy.ledger.types import Job, JobKind
+    from proxy.model import JsonValue
+    from proxy.stores.base import Store
+    from reconcile.jobs import Reconciler, Tools
+
+
+def owner_name() -> str:
+    """Name this process in the ledger, new for every start."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The two stores by name, and the ledger."""
+
+    stores: dict[str, Store]
+    ledger: Ledger
+
+
+def make_parts(config: Config) -> Parts:
+    """Return stores and ledger of a configuration, not open yet."""
+    from proxy.clock import SystemClock
+    from proxy.server.build import build_ledger, build_store
+
+    settings, clock = config.settings, SystemClock()
+    return Parts(
+        stores={
+            "old": build_store("old", settings.old, config.old, clock),
+            "new": build_store("new", settings.new, config.new, clock),
+        },
+        ledger=build_ledger(settings, clock),
+    )
+
+
+@asynccontextmanager
+async def reconciler(config: Config, tools: Tools | None = None) -> AsyncIterator[Reconciler]:
+    """Open stores and ledger and hand out a reconciler; everything is closed at the end.
+
+    Raises:
+        Unavailable: a store or the ledger does not answer; the message says which.
+        Corrupt: the ledger's schema has another version.
+    """
+    from reconcile.jobs import Reconciler
+
+    parts = make_parts(config)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(parts.ledger.close)
+        await parts.ledger.open()
+        for store in parts.stores.values():
+            stack.push_async_callback(store.close)
+            await store.open()
+        yield Reconciler(
+            parts.stores, parts.ledger, config.settings.reconcile, owner=owner_name(), tools=tools
+        )
+
+
+async def run_job(
+    config: Config, kind: JobKind, params: Mapping[str, JsonValue], output: Output
+) -> Job:
+    """Run one job to its end in this process, with a progress bar for people.
+
+    SIGTERM stops it after the batch under way and leaves it for the next run, as Ctrl-C does.
+    """
+    from proxy.cli.session import until_stopped
+
+    with JobBar(kind.value, output) as bar:
+        async with reconciler(config) as worker:
+            job = await until_stopped(worker.run_once(kind, params, bar.update), stop=worker.stop)
+    if job is None:
+        raise KeyboardInterrupt
+    return job
+
+
+class JobBar(AbstractContextManager["JobBar"]):
+    """A progress bar on standard error that follows a job's summary; nothing with --json."""
+
+    def __init__(self, title: str, output: Output) -> None:
+        self._title = title
+        self._quiet = output.as_json
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> JobBar:
+        if self._quiet:
+            return self
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._progress.start()
+        self._task = self._progress.add_task(self._title, total=0, rate="")
+        return self
+
+    def update(self, job: Job) -> None:
+        """Show a job's progress."""
+        self.show(job.summary)
+
+    def show(self, summary: Mapping[str, JsonValue]) -> None:
+        """Show the progress that a summary tells."""
+        if self._progress is None or self._task is None:
+            return
+        rate, eta = number(summary, "rate_rows_per_s"), summary.get("eta_s")
+        left = f", {eta:.0f} s left" if isinstance(eta, int | float) and eta else ""
+        stage = str(summary.get("stage", ""))
+        self._progress.update(
+            self._task,
+            description=f"{self._title}: {stage}" if stage else self._title,
+            completed=number(summary, "rows"),
+            total=number(summary, "rows_total"),
+            rate=f"{rate:,.0f} rows/s{left}" if rate else "",
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def number(summary: Mapping[str, JsonValue], name: str) -> float:
+    """Return a number of a summary, 0 if it is not there."""
+    value = summary.get(name, 0)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def mapping(summary: Mapping[str, JsonValue], name: str) -> Mapping[str, JsonValue]:
+    """Return an object of a summary, {} if it is not there."""
+    value = summary.get(name)
+    return value if isinstance(value, Mapping) else {}

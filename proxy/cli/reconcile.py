@@ -1,0 +1,79 @@
+"""`crossfade reconcile`: the long-running reconciler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proxy.cli.output import Output
+from proxy.cli.session import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    begin,
+    load_config,
+    run,
+    until_stopped,
+)
+
+if TYPE_CHECKING:
+    from proxy.config.loader import Config
+
+
+def reconcile(
+    ctx: typer.Context,
+    *,
+    config: ConfigOption = DEFAULT_CONFIG,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            "--metrics",
+            metavar="HOST:PORT",
+            help="Where Prometheus finds this process's metrics; empty for nowhere.",
+            show_default=False,
+        ),
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Run the reconciler until it is told to stop.
+
+    It repairs dirty keys as they appear, takes over what dead replicas left, forgets what is
+    settled, and picks up the jobs that `crossfade job` asks for.
+    Several may run at once: each job has one owner. SIGTERM and Ctrl-C stop it after the batch
+    under way; jobs are left for the next runner, with their place.
+
+    [bold]Examples[/bold]
+
+      crossfade reconcile --config crossfade.yaml --metrics 127.0.0.1:9465
+    """
+    output = begin(ctx, as_json)
+    loaded = load_config(config, output)
+    from proxy.telemetry.logs import configure_logs
+
+    configure_logs(loaded.settings.telemetry)
+    run(_serve(loaded, metrics, output))
+
+
+async def _serve(config: Config, metrics_address: str, output: Output) -> None:
+    from proxy.cli.local import owner_name, reconciler
+    from proxy.telemetry.jobs import JobMetrics
+    from proxy.telemetry.setup import build_telemetry
+    from reconcile.jobs import Tools
+    from reconcile.service import serve
+
+    telemetry = build_telemetry(
+        config.settings.telemetry,
+        migration=config.settings.migration,
+        metrics_address=metrics_address,
+    )
+    try:
+        tools = Tools(observer=JobMetrics(telemetry.metrics))
+        async with reconciler(config, tools) as worker:
+            if output.as_json:
+                output.line({"event": "ready", "metrics": telemetry.metrics_address})
+            else:
+                output.say(f"reconciling {config.settings.migration} as {owner_name()}")
+            await until_stopped(serve(worker), stop=worker.stop)
+    finally:
+        await telemetry.close()

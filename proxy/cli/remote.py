@@ -1,0 +1,169 @@
+"""Commands that talk to a running proxy: where it is, how to trust it, and its errors as ours."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proxy.errors import ConfigInvalid, CrossfadeError, Reason, Rejected, Unavailable, Violation
+
+if TYPE_CHECKING:
+    import grpc
+    from crossfade.client.control import ControlClient
+    from crossfade.client.errors import CallError
+
+AddressOption = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        "-a",
+        metavar="HOST:PORT",
+        envvar="CROSSFADE_ADDRESS",
+        help="Any replica of the proxy.",
+    ),
+]
+TlsCaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        envvar="CROSSFADE_TLS_CA",
+        help="Use TLS and trust this CA (PEM).",
+        show_default=False,
+    ),
+]
+TlsCertOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        envvar="CROSSFADE_TLS_CERT",
+        help="Client certificate and key in one PEM file, for mutual TLS.",
+        show_default=False,
+    ),
+]
+ActorOption = Annotated[
+    str,
+    typer.Option(
+        "--actor",
+        envvar="CROSSFADE_ACTOR",
+        help="Who does this, for the event log. Default: user@host.",
+        show_default=False,
+    ),
+]
+ReasonOption = Annotated[
+    str, typer.Option("--reason", "-r", help="Why, for the event log.", show_default=False)
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Check and print the preconditions; change nothing.")
+]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Go on although a precondition failed. Needs --reason; logged."),
+]
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+_UNREACHABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A proxy and how to trust it."""
+
+    address: str
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+
+
+def actor_name(given: str) -> str:
+    """Return who does this: what was given, else user@host."""
+    if given:
+        return given
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+@asynccontextmanager
+async def control(target: Target) -> AsyncIterator[ControlClient]:
+    """Connect to the control plane; its errors leave this context as Crossfade's own.
+
+    Raises:
+        Unavailable: nobody answers at this address.
+        Rejected: the proxy refused the request.
+        ConfigInvalid: a TLS file cannot be read.
+    """
+    from crossfade.client.control import ControlClient
+    from crossfade.client.errors import CallError
+
+    async with ControlClient(target.address, credentials=_credentials(target)) as client:
+        try:
+            yield client
+        except CallError as error:
+            raise as_ours(error, target.address) from error
+
+
+def as_ours(error: CallError, address: str) -> CrossfadeError:
+    """Translate what a call raised."""
+    if error.code in _UNREACHABLE:
+        if not error.detail.reason:
+            return Unavailable(
+                f"No proxy answers at {address}: {error.message}",
+                where="proxy",
+                hint="Start one with `crossfade serve`, or name another with --address.",
+            )
+        return Unavailable(error.message, where=error.detail.metadata.get("where", "proxy"))
+    if error.code in Reason.__members__:
+        violations = tuple(
+            Violation(where=item.field, expected=item.description) for item in error.violations
+        )
+        return Rejected(error.message, reason=Reason[error.code], violations=violations)
+    return CrossfadeError(str(error), hint="The proxy's log has more under this request.")
+
+
+def _credentials(target: Target) -> grpc.ChannelCredentials | None:
+    if target.tls_ca is None and target.tls_cert is None:
+        return None
+    import grpc
+
+    pair = _read(target.tls_cert) if target.tls_cert is not None else None
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read(target.tls_ca) if target.tls_ca is not None else None,
+        private_key=pair,
+        certificate_chain=pair,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigInvalid(f"cannot read {path}: {error.strerror or error}", ()) from error
+
+
+async def healthy(target: Target, *, deadline_s: float = 5.0) -> bool:
+    """Ask the standard health service whether this replica takes calls."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    credentials = _credentials(target)
+    channel = (
+        grpc.aio.insecure_channel(target.address)
+        if credentials is None
+        else grpc.aio.secure_channel(target.address, credentials)
+    )
+    async with channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=deadline_s)
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
