@@ -132,8 +132,14 @@ class MemoryStore:
         self._sequences[name] = last + count
         return list(range(last + 1, last + count + 1))
 
-    async def align_sequences(self) -> None:
-        """Move every sequence past the largest value stored."""
+    async def align_sequences(self, floors: Mapping[tuple[str, str], int] | None = None) -> None:
+        """See `Store.align_sequences`."""
+        if floors is not None:
+            for (collection, field), floor in floors.items():
+                name = self._tables[collection].layout.sequences.get(field)
+                if name is not None:
+                    self._sequences[name] = max(self._sequences.get(name, 0), floor)
+            return
         for table in self._tables.values():
             for field, name in table.layout.sequences.items():
                 for record in table.records.values():

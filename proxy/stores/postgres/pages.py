@@ -1,0 +1,91 @@
+"""A page: the next rows of a range, read in one repeatable-read transaction."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import psycopg
+
+from proxy.errors import Reason, Rejected
+from proxy.model import Key, Record
+from proxy.query import KeyRange
+from proxy.stores.base import BulkTarget
+from proxy.stores.postgres.bulk import DIALECT, CopyTarget, Literals, copy_out, source_query
+from proxy.stores.postgres.conditions import Params, range_sql, where
+from proxy.stores.postgres.connection import Connection
+from proxy.stores.postgres.errors import translate
+from proxy.stores.postgres.ranges import by_key, range_keys
+from proxy.stores.postgres.reads import fetch
+from proxy.stores.postgres.rows import WHOLE, select
+from proxy.stores.postgres.table import Table
+
+BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class PostgresPage:
+    """The rows of a page. It lives as long as its transaction."""
+
+    def __init__(
+        self, connection: Connection, table: Table, span: KeyRange, *, order: str, store: str
+    ) -> None:
+        self._connection = connection
+        self._table = table
+        self._span = span
+        self._order = order
+        self._store = store
+        self.keys: Sequence[Key] = ()
+
+    async def records(self, exclude: frozenset[Key]) -> list[Record]:
+        """Return the full records with vectors, ascending by key, without those excluded."""
+        if not self.keys:
+            return []
+        table = self._table
+        selection = select(table, WHOLE)
+        params = Params()
+        condition = where(table, None, params, range_sql(table, self._span, self._order, params))
+        statement = (
+            f"SELECT {selection.sql} FROM {table.relation}{condition}{by_key(table, self._order)}"
+        )
+        records = await fetch(self._connection, table, selection, statement, params)
+        return [record for record in records if record.key not in exclude]
+
+    async def bulk(self, exclude: frozenset[Key], target: BulkTarget) -> AsyncIterator[bytes]:
+        """Stream the same rows as binary COPY data of the target's columns."""
+        if target.dialect != DIALECT or not isinstance(target.plan, CopyTarget):
+            raise Rejected(
+                f"The {self._store} store cannot write the bulk format {target.dialect}.",
+                reason=Reason.UNIMPLEMENTED,
+            )
+        if not self.keys:
+            return
+        query = source_query(
+            self._table,
+            target.plan,
+            self._span,
+            order=self._order,
+            exclude=exclude,
+            params=Literals(self._connection),
+        )
+        try:
+            async for chunk in copy_out(self._connection, query):
+                yield chunk
+        except psycopg.Error as error:
+            raise translate(
+                error, store=self._store, writing=False, what=self._table.name
+            ) from error
+
+
+async def open_page(
+    connection: Connection, table: Table, keys: KeyRange, *, limit: int, order: str, store: str
+) -> PostgresPage:
+    """Begin the page's transaction and read its keys, in one round trip.
+
+    The span that `records` and `bulk` read ends at the last key.
+    """
+    async with connection.pipeline():
+        await connection.execute(BEGIN)
+        found = await range_keys(connection, table, keys, order, limit)
+    span = KeyRange(after=keys.after, upto=found[-1] if found else keys.after)
+    page = PostgresPage(connection, table, span, order=order, store=store)
+    page.keys = found
+    return page
