@@ -19,7 +19,6 @@ from proxy.dataplane import (
     RequestContext,
     Served,
 )
-from proxy.dual_write.stores import Sides
 from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable, Violation
 from proxy.ledger.base import IntentLog
 from proxy.ledger.types import Routing
@@ -36,6 +35,7 @@ from proxy.query import (
 from proxy.routing.member import Membership
 from proxy.routing.phases import reads_both, secondary_of, shadows
 from proxy.stores.base import Store
+from proxy.stores.sides import Sides
 
 T = TypeVar("T")
 

@@ -12,7 +12,6 @@ from proxy.clock import SystemClock
 from proxy.config.settings import ReadSettings, WriteSettings
 from proxy.dataplane import Reading, RequestContext
 from proxy.dual_write.deletes import Deletes
-from proxy.dual_write.stores import Side, Sides
 from proxy.dual_write.writer import DualWriter, WriterParts
 from proxy.errors import CrossfadeError
 from proxy.ledger.base import Ledger
@@ -26,6 +25,7 @@ from proxy.routing.member import MemberSettings, Membership
 from proxy.stores.base import Store
 from proxy.stores.breaker import Breaker
 from proxy.stores.memory import MemoryStore
+from proxy.stores.sides import Side, Sides
 from tests.doc_server import schemas
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.controlplane import Precondition, StoreHealth
-from proxy.dual_write.stores import Sides
 from proxy.errors import CrossfadeError, StoreProblem
 from proxy.ledger.base import Ledger
 from proxy.ledger.types import DeadLetter, Job, JobKind, JobState, Replica, Routing
 from proxy.model import JsonValue
 from proxy.stores.base import IndexState, Store
+from proxy.stores.sides import Sides
 
 _PING_S = 3.0
 

@@ -16,7 +16,6 @@ from proxy.control.evidence import (
 from proxy.control.preconditions import JudgeSettings, conditions, traffic_conditions
 from proxy.control.switch import Order, Switch, Switched
 from proxy.controlplane import Change, Precondition, Status
-from proxy.dual_write.stores import Sides
 from proxy.errors import Reason, Rejected, Violation
 from proxy.ledger.base import Ledger
 from proxy.ledger.types import (
@@ -31,6 +30,7 @@ from proxy.ledger.types import (
 )
 from proxy.model import JsonValue
 from proxy.routing.phases import Step, after, allowed_targets, secondary_of, step
+from proxy.stores.sides import Sides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

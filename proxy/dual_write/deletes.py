@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 
 from proxy.dataplane import BatchItem, RequestContext, WriteAck
-from proxy.dual_write.stores import Sides
 from proxy.dual_write.writer import DualWriter
 from proxy.errors import Reason, Rejected
 from proxy.model import CollectionSpec, Key, Write, WriteOp
 from proxy.query import And, Compare, CompareOp, Filter, ListQuery
 from proxy.routing.member import Membership
+from proxy.stores.sides import Sides
 
 _PAGE_KEYS = 500
 _CASCADE_ROUNDS = 8

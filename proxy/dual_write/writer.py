@@ -22,7 +22,7 @@ from proxy.dual_write.locks import KeyLocks
 from proxy.dual_write.numbers import Numbers
 from proxy.dual_write.outcome import StoreAnswer
 from proxy.dual_write.resolve import Decided, request_digest, resolve, wanted_numbers
-from proxy.dual_write.stores import Sides
+from proxy.dual_write.stores import apply_on
 from proxy.dual_write.tasks import OwnedTasks
 from proxy.errors import (
     Ambiguous,
@@ -39,6 +39,7 @@ from proxy.ledger.types import IntentDraft, Phase, Routing
 from proxy.model import CollectionSpec, Write, WriteOp
 from proxy.routing.member import Membership, Ticket
 from proxy.routing.phases import secondary_of, writes_both
+from proxy.stores.sides import Sides
 
 _ADMISSIONS_MAX = 8
 _LEASE_MARGIN_S = 0.5
@@ -314,8 +315,8 @@ class DualWriter:
     async def _write_primary(self, due: list[Item], target: str, *, atomic: bool) -> None:
         writes = [item.write for item in due if item.write is not None]
         deadline_s = self._deadline_s(self._settings.primary_deadline_s)
-        answers = await self._parts.sides.apply(
-            target, writes, atomic=atomic, deadline_s=deadline_s
+        answers = await apply_on(
+            self._parts.sides[target], writes, atomic=atomic, deadline_s=deadline_s
         )
         for item, told in zip(due, answers, strict=True):
             item.primary = _refused_if_skipped(told, target)
@@ -328,8 +329,8 @@ class DualWriter:
         answers: list[StoreAnswer] = []
         if writes:
             deadline_s = self._deadline_s(self._settings.secondary_deadline_s)
-            answers = await self._parts.sides.apply(
-                target, writes, atomic=atomic, deadline_s=deadline_s
+            answers = await apply_on(
+                self._parts.sides[target], writes, atomic=atomic, deadline_s=deadline_s
             )
         told = iter(answers)
         for item, write in asked:

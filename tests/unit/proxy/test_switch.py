@@ -14,12 +14,12 @@ from proxy.control.preconditions import JudgeSettings
 from proxy.control.service import ControlParts, ControlService
 from proxy.control.switch import Switch, release_forgotten_hold
 from proxy.controlplane import Precondition
-from proxy.dual_write.stores import Side, Sides
 from proxy.errors import Reason, Rejected
 from proxy.ledger.types import JobKind, JobState, Phase
 from proxy.model import JsonValue, Key, Write, WriteOp
 from proxy.routing.phases import ORDER, allowed_targets, step
 from proxy.stores.breaker import Breaker
+from proxy.stores.sides import Side, Sides
 from tests.rig import Rig, context, replica, upsert, with_source
 
 KEY: Key = ("rust", "serde", "a")

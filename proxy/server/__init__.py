@@ -1,0 +1,1 @@
+"""The proxy process: everything wired together, started, kept in order, and stopped."""

@@ -1,0 +1,39 @@
+"""Make the stores and the ledger that a configuration names; drivers are imported when needed."""
+
+from __future__ import annotations
+
+from proxy.clock import Clock
+from proxy.config.settings import Settings, StoreSettings
+from proxy.layouts import StoreSchema
+from proxy.ledger.base import Ledger
+from proxy.stores.base import Store
+
+
+def build_store(name: str, settings: StoreSettings, schema: StoreSchema, clock: Clock) -> Store:
+    """Return the adapter that a configuration asks for, not yet open."""
+    if settings.engine == "memory":
+        from proxy.stores.memory import MemoryStore
+
+        return MemoryStore(name, schema, clock)
+    from proxy.stores.postgres import PostgresStore
+
+    return PostgresStore(
+        name,
+        settings.dsn,
+        schema,
+        pool_min=settings.pool_size_min,
+        pool_max=settings.pool_size_max,
+    )
+
+
+def build_ledger(settings: Settings, clock: Clock) -> Ledger:
+    """Return the ledger that a configuration asks for, not yet open."""
+    if settings.ledger.engine == "memory":
+        from proxy.ledger.memory import MemoryLedger
+
+        return MemoryLedger(clock)
+    from proxy.ledger.postgres import PostgresLedger
+
+    return PostgresLedger(
+        settings.ledger.dsn, settings.migration, pool_size_max=settings.ledger.pool_size_max
+    )

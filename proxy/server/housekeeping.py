@@ -1,0 +1,113 @@
+"""What a running proxy does beside the requests: count, sweep, prune, watch forgotten holds."""
+
+from __future__ import annotations
+
+import logging
+
+from proxy.clock import Clock
+from proxy.control.switch import release_forgotten_hold
+from proxy.dual_write.writer import DualWriter
+from proxy.errors import CrossfadeError
+from proxy.ledger.base import IntentLog, Ledger
+from proxy.routing.member import Membership
+
+log = logging.getLogger(__name__)
+
+_DIRTY_POLL_S = 0.5
+_PRUNE_EVERY_S = 10.0
+
+
+class DirtyCounts:
+    """How many keys of each collection are dirty, as of half a second ago (rule R2)."""
+
+    def __init__(self, ledger: IntentLog, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._counts: dict[str, int] = {}
+
+    def dirty(self, collection: str) -> int:
+        """See `proxy.read_path.DirtyWatch`."""
+        return self._counts.get(collection, 0)
+
+    async def run(self) -> None:
+        """Look again and again until cancelled; while the ledger is away the last look counts."""
+        while True:
+            try:
+                self._counts = await self._ledger.dirty_counts()
+            except CrossfadeError as error:
+                log.debug("dirty keys cannot be counted: %s", error)
+            await self._clock.sleep(_DIRTY_POLL_S)
+
+
+class Housekeeping:
+    """Sweeps dead replicas, prunes the ledger, releases forgotten holds, reports debts."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        member: Membership,
+        writer: DualWriter,
+        clock: Clock,
+        *,
+        sweep_every_s: float,
+        hold_max_s: float,
+    ) -> None:
+        self._ledger = ledger
+        self._member = member
+        self._writer = writer
+        self._clock = clock
+        self._sweep_every_s = sweep_every_s
+        self._hold_max_s = hold_max_s
+        self._held_epoch = 0
+        self._held_since_s = 0.0
+
+    async def run(self) -> None:
+        """Keep house until cancelled; an unreachable ledger is tried again at the next turn."""
+        pruned_s = self._clock.monotonic_s()
+        while True:
+            await self._clock.sleep(self._sweep_every_s)
+            try:
+                taken = await self._ledger.sweep()
+                if taken:
+                    log.warning("took over %d intents of dead replicas", taken)
+                await self._pay_debt()
+                await self._watch_hold()
+                if self._clock.monotonic_s() - pruned_s >= _PRUNE_EVERY_S:
+                    pruned_s = self._clock.monotonic_s()
+                    await self._ledger.prune()
+            except CrossfadeError as error:
+                log.warning("housekeeping waits for the ledger: %s", error)
+
+    async def _pay_debt(self) -> None:
+        """Record that writes went to the primary alone (rule W6), as soon as the ledger is back."""
+        if not self._writer.owes_full_verify:
+            return
+        self._writer.owes_full_verify = False
+        try:
+            await self._ledger.set_flag(
+                "full_verify_needed",
+                True,
+                actor=self._member.replica_id,
+                reason="writes went to the primary alone while the ledger was down",
+            )
+        except BaseException:
+            self._writer.owes_full_verify = True
+            raise
+
+    async def _watch_hold(self) -> None:
+        routing = self._member.current
+        if not routing.hold:
+            self._held_epoch = 0
+            return
+        if routing.epoch != self._held_epoch:
+            self._held_epoch = routing.epoch
+            self._held_since_s = self._clock.monotonic_s()
+            return
+        released = await release_forgotten_hold(
+            self._ledger,
+            self._clock,
+            held_since_s=self._held_since_s,
+            hold_max_s=self._hold_max_s,
+        )
+        if released:
+            log.error("released the writes: whoever held them has not been heard of")

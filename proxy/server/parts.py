@@ -1,0 +1,264 @@
+"""Build the parts of a proxy from a configuration: stores, ledger, both paths, control."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from proxy.clock import Clock
+from proxy.config.loader import Config
+from proxy.config.settings import Settings
+from proxy.control.preconditions import JudgeSettings
+from proxy.control.service import ControlParts, ControlService
+from proxy.control.switch import Switch
+from proxy.controlplane import Precondition
+from proxy.dual_write.deletes import Deletes
+from proxy.dual_write.writer import DualWriter, WriterParts
+from proxy.errors import ConfigInvalid, CrossfadeError, Rejected, Violation
+from proxy.ledger.base import Ledger
+from proxy.ledger.group_commit import AppendGroup, SettleQueue
+from proxy.model import JsonValue
+from proxy.plane import Plane
+from proxy.read_path import ReaderParts, ReadPath
+from proxy.routing.flags import TrafficFlags
+from proxy.routing.member import MemberSettings, Membership
+from proxy.server.housekeeping import DirtyCounts
+from proxy.stores.base import Store
+from proxy.stores.breaker import Breaker
+from proxy.stores.sides import Side, Sides
+from proxy.telemetry.instrument import InstrumentedStore
+from proxy.telemetry.intents import InstrumentedIntents
+from proxy.telemetry.setup import Telemetry
+from reconcile.jobs import Reconciler, Tools
+from reconcile.repair import Repair
+from shadow.gate import gate
+from shadow.report import build_report
+from shadow.shadow_read import ShadowReader
+from shadow.stats import merge_json
+
+_DRAIN_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A proxy, put together and not yet running."""
+
+    config: Config
+    stores: Mapping[str, Store]
+    ledger: Ledger
+    member: Membership
+    settle: SettleQueue
+    writer: DualWriter
+    flags: TrafficFlags
+    dirty: DirtyCounts
+    shadow: ShadowReader
+    plane: Plane
+    control: ControlService
+
+    async def close(self) -> None:
+        """Release every connection; safe to call twice."""
+        await asyncio.gather(
+            self.flags.close(),
+            *(store.close() for store in self.stores.values()),
+            self.ledger.close(),
+        )
+
+
+async def open_stores(stores: Mapping[str, Store]) -> None:
+    """Open both stores and check their schemas; everything that is wrong is told at once.
+
+    A store that does not answer is no reason to stay down: it is the breaker's business.
+
+    Raises:
+        ConfigInvalid: tables, columns or types do not fit the layouts.
+    """
+    outcomes = await asyncio.gather(*(_open(store) for store in stores.values()))
+    violations = tuple(violation for found in outcomes for violation in found)
+    if violations:
+        raise ConfigInvalid("The stores do not fit the layouts.", violations)
+
+
+async def _open(store: Store) -> list[Violation]:
+    await store.open()
+    return [
+        Violation(
+            where=problem.store, expected=problem.hint or "what the layout says", got=problem.what
+        )
+        for problem in await store.check()
+    ]
+
+
+def build_sides(stores: Mapping[str, Store], settings: Settings, clock: Clock) -> Sides:
+    """Give each store its circuit breaker."""
+    return Sides(
+        {
+            name: Side(
+                store=store,
+                breaker=Breaker(
+                    clock,
+                    failures_max=settings.writes.breaker_failures,
+                    open_s=settings.writes.breaker_open_s,
+                ),
+            )
+            for name, store in stores.items()
+        }
+    )
+
+
+def build_parts(
+    config: Config, stores: Mapping[str, Store], ledger: Ledger, telemetry: Telemetry, clock: Clock
+) -> Parts:
+    """Wire a proxy over open stores and an open ledger."""
+    settings = config.settings
+    specs = config.old.collections
+    stores = {
+        name: InstrumentedStore(store, telemetry.tracing, telemetry.metrics)
+        for name, store in stores.items()
+    }
+    sides = build_sides(stores, settings, clock)
+    intents = InstrumentedIntents(ledger, telemetry.tracing, telemetry.metrics)
+    settle = SettleQueue(intents, clock, delay_s=settings.ledger.settle_delay_ms / 1000.0)
+    member = Membership(ledger, clock, _member_settings(settings), drain=settle.flush)
+    writer = DualWriter(
+        WriterParts(
+            sides=sides,
+            ledger=intents,
+            append=AppendGroup(intents, rows_max=settings.ledger.flush_rows_max),
+            settle=settle,
+            member=member,
+            clock=clock,
+            specs=specs,
+        ),
+        settings.writes,
+    )
+    flags = TrafficFlags(
+        settings.flags,
+        migration=settings.migration,
+        routing=lambda: member.current,
+        on_error=telemetry.metrics.flag_error,
+    )
+    dirty = DirtyCounts(ledger, clock)
+    shadow = ShadowReader(
+        stores=stores,
+        ledger=ledger,
+        routing=lambda: member.current,
+        replica_id=f"shadow-{id(member):x}",
+        settings=settings.shadow,
+        clock=clock,
+    )
+    reader = ReadPath(
+        ReaderParts(
+            sides=sides,
+            ledger=intents,
+            member=member,
+            chooser=flags,
+            dirty=dirty,
+            clock=clock,
+            specs=specs,
+            observers=(shadow,),
+        ),
+        settings.reads,
+    )
+    return Parts(
+        config=config,
+        stores=stores,
+        ledger=ledger,
+        member=member,
+        settle=settle,
+        writer=writer,
+        flags=flags,
+        dirty=dirty,
+        shadow=shadow,
+        plane=Plane(writer, Deletes(writer, sides, member, specs), reader),
+        control=_build_control(settings, sides, ledger, shadow, clock),
+    )
+
+
+def _member_settings(settings: Settings) -> MemberSettings:
+    return MemberSettings(
+        lease_s=settings.ledger.lease_s,
+        hold_max_s=settings.writes.hold_max_s,
+        address=settings.listen.address,
+        ledger_down=settings.writes.ledger_down,
+    )
+
+
+def _build_control(
+    settings: Settings, sides: Sides, ledger: Ledger, shadow: ShadowReader, clock: Clock
+) -> ControlService:
+    stores = {name: sides.store(name) for name in ("old", "new")}
+    return ControlService(
+        ControlParts(
+            migration=settings.migration,
+            ledger=ledger,
+            sides=sides,
+            switch=Switch(
+                ledger, clock, settings.switch, drain=build_drain(settings, stores, ledger, clock)
+            ),
+            engines={"old": settings.old.engine, "new": settings.new.engine},
+            judge=JudgeSettings(
+                dirty_reads_max=settings.reads.dirty_keys_max,
+                dirty_swap_max=settings.switch.dirty_max,
+            ),
+            gate=partial(_judge_shadow, ledger, settings, shadow),
+            report=partial(_report_shadow, ledger, settings, shadow, clock),
+        )
+    )
+
+
+def build_drain(
+    settings: Settings, stores: Mapping[str, Store], ledger: Ledger, clock: Clock
+) -> Callable[[], Awaitable[None]]:
+    """Return what the switch calls to repair the last dirty keys while writes are held."""
+
+    async def drain() -> None:
+        reconciler = Reconciler(
+            stores, ledger, settings.reconcile, owner="switch", tools=Tools(clock=clock)
+        )
+        repair = Repair(reconciler.bench(), job_id=0, check=_never_interrupted)
+        try:
+            await repair.until_clean((), rounds_max=_DRAIN_ROUNDS)
+        except Rejected:
+            # The phase writes one store only: there is nothing to drain.
+            return
+
+    return drain
+
+
+def _never_interrupted() -> None:
+    """A drain is short; whoever waits for it has the deadline."""
+
+
+async def _judge_shadow(
+    ledger: Ledger, settings: Settings, shadow: ShadowReader
+) -> Sequence[Precondition]:
+    await _flush(shadow)
+    since = _since_epoch(await ledger.flags())
+    return gate(merge_json(await ledger.shadow(), since_epoch=since), settings.shadow)
+
+
+async def _report_shadow(
+    ledger: Ledger, settings: Settings, shadow: ShadowReader, clock: Clock
+) -> Mapping[str, JsonValue]:
+    await _flush(shadow)
+    since = _since_epoch(await ledger.flags())
+    stats = merge_json(await ledger.shadow(), since_epoch=since)
+    return build_report(
+        stats, settings.shadow, migration=settings.migration, generated_at=clock.now()
+    )
+
+
+async def _flush(shadow: ShadowReader) -> None:
+    try:
+        await shadow.flush()
+    except CrossfadeError:
+        return
+
+
+def _since_epoch(flags: Mapping[str, JsonValue]) -> int:
+    """Diffs of before the last change of phase to shadow say nothing about the data of now."""
+    noted = flags.get("shadow")
+    epoch = noted.get("epoch") if isinstance(noted, Mapping) else None
+    return epoch if isinstance(epoch, int) else 0

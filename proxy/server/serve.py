@@ -1,0 +1,162 @@
+"""Start a proxy, serve until told to stop, and leave nothing in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from proxy.clock import Clock, SystemClock
+from proxy.config.loader import Config
+from proxy.errors import CrossfadeError
+from proxy.fronts.native.serve import NativeServer, ServeOptions
+from proxy.server.build import build_ledger, build_store
+from proxy.server.housekeeping import Housekeeping
+from proxy.server.parts import Parts, build_parts, open_stores
+from proxy.telemetry.gauges import GaugePoller
+from proxy.telemetry.logs import configure_logs
+from proxy.telemetry.observed import ObservedDataPlane
+from proxy.telemetry.setup import Telemetry, build_telemetry
+
+log = logging.getLogger(__name__)
+
+_GRACE_S = 5.0
+
+
+async def serve(config: Config, *, insecure: bool, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        insecure: clear text on an address that other machines can reach is wanted.
+        ready: told "host:port" once requests are taken.
+
+    Raises:
+        ConfigInvalid: the stores do not fit the layouts.
+        Unavailable: a store or the ledger does not answer at the start.
+        Corrupt: the ledger has another schema version.
+    """
+    configure_logs(config.settings.telemetry)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    telemetry = build_telemetry(
+        config.settings.telemetry,
+        migration=config.settings.migration,
+        metrics_address=config.settings.listen.metrics,
+    )
+    try:
+        async with running(config, telemetry, SystemClock(), insecure=insecure) as address:
+            ready(address)
+            await stop.wait()
+            log.info("stopping")
+    finally:
+        await telemetry.close()
+
+
+@asynccontextmanager
+async def running(
+    config: Config, telemetry: Telemetry, clock: Clock, *, insecure: bool = False
+) -> AsyncIterator[str]:
+    """Run a proxy for the length of the context; yields its address "host:port"."""
+    parts = await open_parts(config, telemetry, clock)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(work, name=name)
+                for name, work in _chores(parts, clock, telemetry)
+            ]
+            server = _front(parts, telemetry, insecure=insecure)
+            try:
+                await parts.shadow.start()
+                await server.start()
+                await server.set_serving(True)
+                host = config.settings.listen.address.rpartition(":")[0]
+                yield f"{host}:{server.port}"
+            finally:
+                await _quiesce(parts, server)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                await _leave(parts)
+    finally:
+        await parts.close()
+
+
+async def open_parts(config: Config, telemetry: Telemetry, clock: Clock) -> Parts:
+    """Open stores and ledger, join the migration, and wire a proxy over them."""
+    settings = config.settings
+    stores = {
+        "old": build_store("old", settings.old, config.old, clock),
+        "new": build_store("new", settings.new, config.new, clock),
+    }
+    ledger = build_ledger(settings, clock)
+    try:
+        await asyncio.gather(open_stores(stores), ledger.open())
+        parts = build_parts(config, stores, ledger, telemetry, clock)
+        await parts.flags.open()
+        await parts.member.start()
+    except BaseException:
+        await asyncio.gather(*(store.close() for store in stores.values()), ledger.close())
+        raise
+    return parts
+
+
+def _front(parts: Parts, telemetry: Telemetry, *, insecure: bool) -> NativeServer:
+    settings = parts.config.settings
+    return NativeServer(
+        ServeOptions(
+            address=settings.listen.address,
+            tls=settings.listen.tls,
+            insecure=insecure,
+            limits=settings.limits,
+            telemetry=telemetry.rpc,
+        ),
+        collections=parts.config.old.collections,
+        data_plane=ObservedDataPlane(parts.plane, telemetry.metrics),
+        control_plane=parts.control,
+    )
+
+
+def _chores(
+    parts: Parts, clock: Clock, telemetry: Telemetry
+) -> tuple[tuple[str, Coroutine[Any, Any, None]], ...]:
+    settings = parts.config.settings
+    house = Housekeeping(
+        parts.ledger,
+        parts.member,
+        parts.writer,
+        clock,
+        sweep_every_s=settings.ledger.lease_s / 4,
+        hold_max_s=settings.switch.drain_timeout_s + settings.writes.hold_max_s,
+    )
+    gauges = GaugePoller(parts.control, parts.stores, telemetry.metrics, clock=clock)
+    return (
+        ("membership", parts.member.run()),
+        ("settle", parts.settle.run()),
+        ("dirty-counts", parts.dirty.run()),
+        ("housekeeping", house.run()),
+        ("gauges", gauges.run()),
+    )
+
+
+async def _quiesce(parts: Parts, server: NativeServer) -> None:
+    """Refuse new calls and let the writes end; the lease is still being renewed."""
+    await server.stop(_GRACE_S)
+    left = await parts.writer.drain(timeout_s=_GRACE_S)
+    if left:
+        log.error("%d writes were still running; their keys become dirty with the lease", left)
+    with contextlib.suppress(CrossfadeError):
+        await parts.shadow.close()
+
+
+async def _leave(parts: Parts) -> None:
+    """Settle what has ended, and say goodbye to the ledger; nobody renews the lease any more."""
+    try:
+        await parts.member.stop()
+    except CrossfadeError as error:
+        log.warning("the ledger was not told goodbye: %s", error)
