@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from proxy.errors import Reason, Rejected
 from proxy.ledger.types import RangeState, Routing
 from proxy.model import JsonValue, Key
 from proxy.stores.base import BulkTarget
+from reconcile.batch import Copied, PageAsk
 from reconcile.bench import Bench
-from reconcile.checkpoint import BatchSeen, JobRun, noted, save
-from reconcile.copy import Copied, Copier, PageAsk
+from reconcile.checkpoint import BatchSeen, Interrupted, JobRun, noted, save
+from reconcile.copy import Copier
 from reconcile.letters import DeadLetters
 from reconcile.params import ROUNDS_MAX, JobParams
 from reconcile.pipeline import merged
@@ -19,7 +21,7 @@ from reconcile.planning import DryRun, make_plan
 from reconcile.ranges import BatchSize, parents_first, reset
 from reconcile.repair import ACTOR, Repair, note_repair
 from reconcile.roles import Held, Pair, Roles, RolesChanged, unbroken
-from reconcile.throttle import Limits, Throttle
+from reconcile.throttle import Throttle, limits_of
 
 NAMES = ("bytes", "copied", "unchanged", "left_to_repair", "in_flight", "dead_letters")
 """Counts that a backfill's summary always has."""
@@ -39,15 +41,7 @@ class Backfill:
         self._copier: Copier = bench.copier(self._letters)
         self._sizes: dict[str, BatchSize] = {}
         self._noted: JsonValue = run.job.summary.get("routing")
-        settings = bench.settings
-        self._throttle = Throttle(
-            Limits(
-                rows_per_s_max=settings.rows_per_s_max,
-                bytes_per_s_max=settings.bytes_per_s_max,
-                primary_latency_ms_max=settings.primary_latency_ms_max,
-            ),
-            bench.clock,
-        )
+        self._throttle = Throttle(limits_of(bench.settings), bench.clock)
         run.names = NAMES
 
     async def run(self) -> None:
@@ -130,23 +124,31 @@ class Backfill:
         async with merged(todo, batches, workers=self._bench.settings.workers) as stream:
             async for copied in stream:
                 progress.add(pair.name, copied.tally)
+        self._run.check()
         progress.total[pair.name] = progress.tally.get(pair.name, {}).get("rows", 0)
 
     async def _batches(
         self, pair: Pair, state: RangeState, target: BulkTarget | None
     ) -> AsyncIterator[Copied]:
-        """Copy one range from its checkpoint to its end, a batch at a time."""
+        """Copy one range from its checkpoint to its end, a batch at a time.
+
+        When the job is to stop, each worker finishes the batch it is at and ends here; the stream
+        then runs dry and the consumer raises.
+        """
         while not state.done:
-            await self._ready(pair)
             began_s = self._bench.clock.monotonic_s()
             try:
+                await self._ready(pair)
                 copied = await self._batch(pair, state, target)
             except Held:
                 continue
+            except Interrupted:
+                return
             if copied.progress is not None:
                 state = copied.progress
             self._account(pair, copied, self._bench.clock.monotonic_s() - began_s)
-            await self._repair_now(pair, copied.again)
+            with suppress(Interrupted):  # what is not repaired stays dirty
+                await self._repair_now(pair, copied.again)
             yield copied
 
     async def _ready(self, pair: Pair) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import replace
 
 from proxy.errors import Corrupt, Reason, Rejected, Unavailable
-from proxy.ledger.types import RangeState
 from proxy.model import Key, Record, WriteOp
 from proxy.query import KeyRange
 from proxy.stores.base import BulkTarget, Page
+from reconcile.batch import Copied, Counter, PageAsk, Path, Span, outcome_of
 from reconcile.digest import equal_keys
 from reconcile.letters import DeadLetters
-from reconcile.ranges import BatchPlan, advanced, plan_batch, remaining
+from reconcile.ranges import BatchPlan, plan_batch, remaining
 from reconcile.roles import CopyLedger, Pair
 from reconcile.snapshot import OpenCopy, Reach, Step, open_copy, pass_by
 from reconcile.writing import SecondaryWriter, Stored
@@ -27,79 +26,6 @@ THERE_PER_ROW = 4
 
 NARROWINGS_MAX = 8
 """How often a span is narrowed because the secondary holds too many keys in it."""
-
-
-class Path(Enum):
-    """How the rows of a page reach the secondary, fastest first."""
-
-    BULK = "bulk"
-    RECORDS = "records"
-    ISOLATE = "isolate"
-    """By key, halved where need be: a row of the page cannot be decoded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageAsk:
-    """What one batch of a backfill is to copy.
-
-    Attributes:
-        limit: rows of the page at most.
-        target: how the secondary wants bulk rows, None to go by records.
-    """
-
-    pair: Pair
-    state: RangeState
-    limit: int
-    target: BulkTarget | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copied:
-    """What one batch did.
-
-    Attributes:
-        rows: records that were looked at on the primary.
-        stored: records that are on the secondary now as they are on the primary.
-        deleted: records removed from the secondary.
-        in_flight: keys left out by step 2.
-        dead: records that cannot be converted.
-        resolved: dead letters that were closed.
-        left: keys that are still dirty, those in flight not included.
-        again: keys of `left` that are worth a repair right now.
-        tally: the batch's own counts, as a range keeps them.
-        progress: the range's new checkpoint.
-    """
-
-    collection: str
-    rows: int
-    bytes: int = 0
-    stored: int = 0
-    deleted: int = 0
-    in_flight: int = 0
-    dead: int = 0
-    resolved: int = 0
-    left: frozenset[Key] = frozenset()
-    again: tuple[Key, ...] = ()
-    tally: Mapping[str, int] = field(default_factory=dict)
-    progress: RangeState | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Span:
-    """A span between steps 4 and 5. `ended`: the primary has no more rows in it."""
-
-    keys: KeyRange
-    ended: bool
-    rows: int
-    plan: BatchPlan
-    equal: frozenset[Key]
-    stored: Stored
-
-    @property
-    def again(self) -> tuple[Key, ...]:
-        """Keys that differ, and keys that only the secondary has."""
-        different = [key for key in self.plan.present if key not in self.equal]
-        return (*different, *self.plan.extra)
 
 
 class Copier:
@@ -189,7 +115,7 @@ class Copier:
             await self._reach(Step.BEGUN)
             span = await self._write_span(copy, ask, path)
             await self._reach(Step.WRITTEN)
-            copied = _copied(ask.state, pair.name, span)
+            copied = outcome_of(ask.state, pair.name, span)
             touched = span.stored.touched | span.equal
             await self._note_letters(pair, span.stored.dead, touched)
             await copy.finish(
@@ -210,8 +136,14 @@ class Copier:
         await self._letters.add(pair.name, dead)
         return await self._letters.resolve(pair.name, touched)
 
-    async def _write_span(self, copy: OpenCopy, ask: PageAsk, path: Path) -> _Span:
+    async def _write_span(self, copy: OpenCopy, ask: PageAsk, path: Path) -> Span:
         """Steps 2 to 4 for as many rows as fit the page and the memory."""
+        span = await self._insert_span(copy, ask, path)
+        # After the page is closed: a worker never holds two connections of one store.
+        equal = await self._equal(ask.pair, span.keys, span.plan.present)
+        return replace(span, equal=equal)
+
+    async def _insert_span(self, copy: OpenCopy, ask: PageAsk, path: Path) -> Span:
         pair, most = ask.pair, ask.limit * THERE_PER_ROW
         after, upto = remaining(ask.state).after, ask.state.keys.upto
         for _ in range(NARROWINGS_MAX):
@@ -225,12 +157,11 @@ class Copier:
                 if len(there) <= most:
                     await self._reach(Step.READ)
                     plan = plan_batch(pair.scope, page.keys, there, copy.in_flight)
-                    return _Span(
+                    return Span(
                         keys=span,
                         ended=ended,
                         rows=sum(1 for key in page.keys if key not in plan.foreign),
                         plan=plan,
-                        equal=await self._equal(pair, span, plan.present),
                         stored=await self._insert(copy, ask, page, plan, path),
                     )
             upto = there[most - 1]
@@ -287,14 +218,14 @@ class Copier:
         self, copy: OpenCopy, pair: Pair, page: Page, plan: BatchPlan, target: BulkTarget
     ) -> Stored:
         """Stream the rows from the primary's bulk format into the secondary's."""
-        counter = _Counter()
+        counter = Counter()
         async with aclosing(counter.pass_on(page.bulk(plan.not_fresh, target))) as chunks:
             copy.written.update(plan.fresh)
             try:
                 loaded = await pair.secondary.bulk_load(
                     pair.name, target, chunks, deadline_s=self._deadline_s
                 )
-            except Rejected:
+            except (Rejected, Unavailable):
                 copy.written.clear()  # nothing was loaded
                 raise
         if loaded != len(plan.fresh):
@@ -325,48 +256,3 @@ class Copier:
             right, right_dead = await self._read(pair, keys[middle:])
             return {**left, **right}, {**left_dead, **right_dead}
         return found, {}
-
-
-class _Counter:
-    """Counts the bytes of a stream that passes by."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    async def pass_on(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """Yield the chunks, and close their source at the end."""
-        try:
-            async for chunk in chunks:
-                self.bytes += len(chunk)
-                yield chunk
-        finally:
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
-
-
-def _copied(state: RangeState, collection: str, span: _Span) -> Copied:
-    """Return the outcome of a page, with the range's new checkpoint."""
-    left = span.stored.left.union(span.again)
-    done = span.ended and span.keys.upto == state.keys.upto
-    tally = {
-        "rows": span.rows,
-        "bytes": span.stored.bytes,
-        "copied": len(span.stored.touched),
-        "unchanged": len(span.equal),
-        "left_to_repair": len(left),
-        "in_flight": len(span.plan.in_flight),
-        "dead_letters": len(span.stored.dead),
-    }
-    return Copied(
-        collection=collection,
-        rows=span.rows,
-        bytes=span.stored.bytes,
-        stored=len(span.stored.touched) + len(span.equal),
-        in_flight=len(span.plan.in_flight),
-        dead=len(span.stored.dead),
-        left=left,
-        again=span.again,
-        tally=tally,
-        progress=advanced(state, span.keys.upto, tally, done=done),
-    )

@@ -52,9 +52,18 @@ class JobParams:
 ALLOWED: Mapping[JobKind, frozenset[str]] = {
     JobKind.BACKFILL: frozenset({"collections", "dry_run", "full", "build_indexes", *OVERRIDES}),
     JobKind.VERIFY: frozenset(
-        {"collections", "report_only", "continuous", "interval_s", *OVERRIDES}
+        {
+            "collections",
+            "report_only",
+            "continuous",
+            "interval_s",
+            "range_rows",
+            "workers",
+            "rows_per_s_max",
+            "primary_latency_ms_max",
+        }
     ),
-    JobKind.REPAIR: frozenset({"collections", "continuous", "interval_s", *OVERRIDES}),
+    JobKind.REPAIR: frozenset({"collections", "continuous", "interval_s", "batch_rows"}),
 }
 
 

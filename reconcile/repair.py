@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from proxy.errors import Rejected
 from proxy.ledger.types import DirtyKey
 from proxy.model import JsonValue, Key
+from reconcile.batch import Copied
 from reconcile.bench import Bench, Check
 from reconcile.checkpoint import JobRun
-from reconcile.copy import Copied, Copier
+from reconcile.copy import Copier
 from reconcile.letters import DeadLetters
 from reconcile.params import ROUNDS_MAX, JobParams
 from reconcile.ranges import BatchSize, parents_first

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from proxy.clock import Clock
+from proxy.config.settings import ReconcileSettings
 
 PAUSE_S_MIN = 0.02
 PAUSE_S_MAX = 5.0
@@ -82,6 +83,15 @@ class Limits:
     rows_per_s_max: float = 0.0
     bytes_per_s_max: float = 0.0
     primary_latency_ms_max: float = 0.0
+
+
+def limits_of(settings: ReconcileSettings) -> Limits:
+    """Return the throttles a job's settings ask for."""
+    return Limits(
+        rows_per_s_max=settings.rows_per_s_max,
+        bytes_per_s_max=settings.bytes_per_s_max,
+        primary_latency_ms_max=settings.primary_latency_ms_max,
+    )
 
 
 class Throttle:

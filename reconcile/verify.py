@@ -9,7 +9,7 @@ from proxy.errors import Corrupt, Reason, Rejected
 from proxy.ledger.types import Difference, RangeState
 from proxy.model import JsonValue, Key
 from reconcile.bench import Bench
-from reconcile.checkpoint import BatchSeen, JobRun, save
+from reconcile.checkpoint import BatchSeen, Interrupted, JobRun, save
 from reconcile.compare import Comparer, Found
 from reconcile.digest import OUTCOMES, clean, counts, sample
 from reconcile.params import JobParams
@@ -18,6 +18,7 @@ from reconcile.planning import make_plan
 from reconcile.ranges import parents_first
 from reconcile.repair import ACTOR, VERIFY_REASON
 from reconcile.roles import Pair, Roles, RolesChanged, unbroken
+from reconcile.throttle import Throttle, limits_of
 
 SAMPLES_MAX = 20
 """Differences shown in the summary; all of them are in the ledger, up to differences_max."""
@@ -33,6 +34,7 @@ class Verify:
         self._bench = bench
         self._run = run
         self._params = params
+        self._throttle = Throttle(limits_of(bench.settings), bench.clock)
         self._kept = 0
         self._samples: list[JsonValue] = []
         self._failed: list[str] = []
@@ -100,11 +102,17 @@ class Verify:
         async with merged(todo, looks, workers=self._bench.settings.workers) as stream:
             async for _ in stream:
                 self._show()
+        self._run.check()
 
     async def _range(self, pair: Pair, state: RangeState) -> AsyncIterator[Found]:
-        """Compare one range, and store its outcome before its checkpoint."""
-        self._run.check()
-        self._run.note_routing(await self._bench.released(pair.roles, self._run.check))
+        """Compare one range, and store its outcome before its checkpoint.
+
+        When the job is to stop, each worker finishes the range it is at.
+        """
+        try:
+            await self._ready(pair)
+        except Interrupted:
+            return
         began_s = self._bench.clock.monotonic_s()
         comparer = Comparer(self._bench, pair, self._known.get(pair.name, ()))
 
@@ -113,6 +121,8 @@ class Verify:
 
         try:
             found = await self._bench.retry(once, self._run.check)
+        except Interrupted:
+            return
         except (Corrupt, Rejected) as error:
             self._failed.append(f"{pair.name} range {state.number}: {error}")
             return
@@ -121,6 +131,7 @@ class Verify:
             await self._store(pair, found)
         await save(self._run, replace(state, done=True, tally=found.tally))
         self._run.progress.add(pair.name, found.tally)
+        self._throttle.spend(found.tally.get("rows", 0), 0)
         self._run.observer.batch(
             BatchSeen(
                 kind="verify",
@@ -131,6 +142,19 @@ class Verify:
             )
         )
         yield found
+
+    async def _ready(self, pair: Pair) -> None:
+        """Wait until the next range may begin: no swap, within the throttles."""
+
+        async def ping() -> None:
+            await pair.primary.ping(deadline_s=self._bench.settings.deadline_s)
+
+        async def throttled() -> None:
+            await self._throttle.wait(ping, self._run.check)
+
+        self._run.check()
+        await self._bench.retry(throttled, self._run.check)
+        self._run.note_routing(await self._bench.released(pair.roles, self._run.check))
 
     async def _store(self, pair: Pair, found: Found) -> None:
         """Keep differences for the report, and queue them for repair unless only reporting."""

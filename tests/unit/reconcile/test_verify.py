@@ -245,9 +245,9 @@ async def test_a_record_that_cannot_be_decoded_is_a_difference(rig: Rig) -> None
 async def test_a_swap_while_it_runs_ends_it(rig: Rig) -> None:
     await damage(rig)
 
-    async def swap(item: Any) -> None:
+    async def swap(progress: Any) -> None:
         rig.ledger.save_range = save
-        await save(item)
+        await save(progress)
         await rig.route(phase=Phase.NEW_PRIMARY, primary="new")
 
     save = rig.ledger.save_range
