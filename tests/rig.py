@@ -132,8 +132,13 @@ class Rig:
 
     async def dirty(self, collection: str = "documents") -> set[Key]:
         """Settle what waits and return the dirty keys."""
-        await self.settle.flush()
+        await self.settled()
         return {item.key for item in await self.ledger.dirty_keys(collection, limit=1000)}
+
+    async def settled(self) -> None:
+        """Settle everything, what is delayed included."""
+        await self.settle.wait_delayed(timeout_s=10)
+        await self.settle.flush()
 
     async def stored(self, side: str, key: Key, collection: str = "documents") -> Record | None:
         """Read a record straight from a store."""

@@ -49,12 +49,17 @@ class LedgerSettings(_Settings):
 
 
 class WriteSettings(_Settings):
-    """The dual write (design section 3)."""
+    """The dual write (design section 3).
+
+    `late_write_s`: how long a write that was given up without an answer may still land in a
+    store. Until then its key stays unsettled, so that no repair can come before it.
+    """
 
     ack: Literal["both", "primary"] = "both"
     ledger_down: Literal["refuse", "primary_alone"] = "refuse"
     primary_deadline_s: float = Field(default=5.0, gt=0, le=60)
     secondary_deadline_s: float = Field(default=2.0, gt=0, le=60)
+    late_write_s: float = Field(default=5.0, ge=0, le=60)
     hold_max_s: float = Field(default=5.0, gt=0, le=60)
     in_flight_max: int = Field(default=1000, ge=1, le=100_000)
     breaker_failures: int = Field(default=5, ge=1, le=1000)

@@ -37,6 +37,11 @@ class Item:
     error: Exception | None = None
 
     @property
+    def uncertain(self) -> bool:
+        """True if the write may still land in a store."""
+        return self.primary.uncertain or self.secondary.uncertain
+
+    @property
     def replayed(self) -> bool:
         """True if an earlier try with the same idempotency key has answered already."""
         return self.intent is not None and self.intent.earlier is not None

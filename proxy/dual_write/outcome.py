@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.errors import CrossfadeError, Reason, Rejected
+from proxy.errors import Corrupt, CrossfadeError, Reason, Rejected, Unavailable
 from proxy.model import Applied, Write, WriteOp, WriteResult, encode_key
 
 _REASONS = {
@@ -34,6 +34,12 @@ class StoreAnswer:
             return False
         gone = op is WriteOp.DELETE and self.result.applied is Applied.NOT_FOUND
         return gone or self.result.applied is Applied.DONE
+
+    @property
+    def uncertain(self) -> bool:
+        """True if the write may still land: it was sent, and nobody knows how it ended."""
+        known = isinstance(self.error, Unavailable | Rejected | Corrupt)
+        return self.error is not None and not known
 
 
 def dirty_reason(op: WriteOp, primary: StoreAnswer, secondary: StoreAnswer) -> str:

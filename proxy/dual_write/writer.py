@@ -229,9 +229,21 @@ class DualWriter:
         try:
             await self._write_stores(items, submission, ticket, dual=dual)
         finally:
-            closed = [settlement(item, dual=dual) for item in pending(items) if item.intent]
-            self._parts.settle.add(closed)
+            self._settle(pending(items), ticket, dual=dual)
         return dual
+
+    def _settle(self, items: list[Item], ticket: Ticket, *, dual: bool) -> None:
+        """Step 5, behind the answer; for a write that may still land, not before it cannot."""
+        late_s = self._settings.late_write_s
+        if any(item.uncertain for item in items):
+            self._parts.member.linger(ticket, late_s)
+        for delay_s, uncertain in ((0.0, False), (late_s, True)):
+            closed = [
+                settlement(item, dual=dual)
+                for item in items
+                if item.intent is not None and item.uncertain is uncertain
+            ]
+            self._parts.settle.add(closed, delay_s=delay_s)
 
     async def _check_lease(self) -> None:
         """Step 2: store calls must end before the lease does."""

@@ -136,13 +136,34 @@ class SettleQueue:
         self._queue: list[Settlement] = []
         self._wake = asyncio.Event()
         self._flush_lock = asyncio.Lock()
+        self._delayed: set[asyncio.Task[None]] = set()
         self.dropped = 0
 
-    def add(self, settlements: Sequence[Settlement]) -> None:
-        """Take settlements; returns at once."""
+    def add(self, settlements: Sequence[Settlement], *, delay_s: float = 0.0) -> None:
+        """Take settlements; returns at once.
+
+        Args:
+            delay_s: they are not settled before: their writes may still land.
+        """
+        if not settlements:
+            return
+        if delay_s > 0:
+            task = asyncio.create_task(self._add_later(settlements, delay_s), name="settle-later")
+            self._delayed.add(task)
+            task.add_done_callback(self._delayed.discard)
+            return
         self._queue.extend(settlements)
         self._trim()
         self._wake.set()
+
+    async def _add_later(self, settlements: Sequence[Settlement], delay_s: float) -> None:
+        await self._clock.sleep(delay_s)
+        self.add(settlements)
+
+    async def wait_delayed(self, *, timeout_s: float) -> None:
+        """Wait until nothing is delayed any more, or the time is over."""
+        if self._delayed:
+            await asyncio.wait(set(self._delayed), timeout=timeout_s)
 
     def _trim(self) -> None:
         excess = len(self._queue) - self._rows_max
@@ -153,7 +174,7 @@ class SettleQueue:
 
     @property
     def depth(self) -> int:
-        """Settlements that wait."""
+        """Settlements that wait, without those that are delayed."""
         return len(self._queue)
 
     async def run(self) -> None:

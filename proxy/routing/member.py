@@ -67,6 +67,7 @@ class Membership:
         self._lease_until_s = 0.0
         self._acked_epoch = 0
         self._refresh_lock = asyncio.Lock()
+        self._lingering: set[asyncio.Task[None]] = set()
         self._acknowledging: asyncio.Task[None] | None = None
         self.replica_id = ""
         self.lost_leases = 0
@@ -176,16 +177,34 @@ class Membership:
         if self.current.hold:
             await self._wait_for_release()
         ticket = Ticket(routing=self.current, replica_id=self.replica_id)
-        epoch = ticket.routing.epoch
-        self._admitted[epoch] = self._admitted.get(epoch, 0) + 1
+        self._enter(ticket.routing.epoch)
         try:
             yield ticket
         finally:
-            self._admitted[epoch] -= 1
-            if not self._admitted[epoch]:
-                del self._admitted[epoch]
-                if epoch < self.current.epoch and not self._older_than(self.current.epoch):
-                    self._wake_acknowledger()
+            self._leave(ticket.routing.epoch)
+
+    def linger(self, ticket: Ticket, delay_s: float) -> None:
+        """Count a write as admitted for a while longer: it was given up, but may still land."""
+        self._enter(ticket.routing.epoch)
+        task = asyncio.create_task(self._linger(ticket, delay_s), name="linger")
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
+
+    async def _linger(self, ticket: Ticket, delay_s: float) -> None:
+        try:
+            await self._clock.sleep(delay_s)
+        finally:
+            self._leave(ticket.routing.epoch)
+
+    def _enter(self, epoch: int) -> None:
+        self._admitted[epoch] = self._admitted.get(epoch, 0) + 1
+
+    def _leave(self, epoch: int) -> None:
+        self._admitted[epoch] -= 1
+        if not self._admitted[epoch]:
+            del self._admitted[epoch]
+            if epoch < self.current.epoch and not self._older_than(self.current.epoch):
+                self._wake_acknowledger()
 
     async def _wait_for_release(self) -> None:
         try:

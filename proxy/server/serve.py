@@ -152,6 +152,7 @@ async def _quiesce(parts: Parts, server: NativeServer) -> None:
         log.error("%d writes were still running; their keys become dirty with the lease", left)
     with contextlib.suppress(CrossfadeError):
         await parts.shadow.close()
+    await parts.settle.wait_delayed(timeout_s=parts.config.settings.writes.late_write_s)
 
 
 async def _leave(parts: Parts) -> None:

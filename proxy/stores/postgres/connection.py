@@ -24,10 +24,12 @@ _T = TypeVar("_T")
 # The second net under every deadline: the server itself ends what nobody waits for any more.
 _SETUP = (
     "SET TIME ZONE 'UTC'; SET jit = off; SET statement_timeout = '15min';"
-    " SET idle_in_transaction_session_timeout = '5min'; SET extra_float_digits = 1"
+    " SET idle_in_transaction_session_timeout = '5min'; SET extra_float_digits = 1;"
+    # A statement of a client that is gone must not land long after (settings: late_write_s).
+    " SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 2"
 )
 _NOTICE_DEAD_CLIENTS = (
-    "SELECT set_config('client_connection_check_interval', '2s', false)"
+    "SELECT set_config('client_connection_check_interval', '500ms', false)"
     " WHERE current_setting('client_connection_check_interval', true) IS NOT NULL"
 )
 _DEFAULTS: dict[str, str] = {

@@ -18,9 +18,12 @@ OTHER: Key = ("rust", "serde", "b")
 DOWN = Unavailable("gone", where="store")
 
 
+SOON = WriteSettings(late_write_s=0.01)
+
+
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
-    async with replica() as made:
+    async with replica(writes=SOON) as made:
         await made.go(Phase.DUAL_WRITE)
         await with_source(made)
         yield made
@@ -80,7 +83,7 @@ async def test_the_breaker_stops_calling_a_secondary_that_keeps_failing() -> Non
 
 
 async def test_a_slow_secondary_costs_its_deadline_and_no_more() -> None:
-    settings = WriteSettings(secondary_deadline_s=0.05)
+    settings = WriteSettings(secondary_deadline_s=0.05, late_write_s=0.01)
     async with replica(writes=settings) as rig:
         await rig.go(Phase.DUAL_WRITE)
         await with_source(rig)
@@ -117,6 +120,39 @@ async def test_an_unknown_outcome_is_told_and_dirty(rig: Rig, timed_out: bool) -
         await rig.plane.write(upsert(KEY), context())
     assert caught.value.timed_out is timed_out
     assert await rig.dirty() == {KEY}
+
+
+async def test_a_key_stays_unsettled_while_a_write_given_up_may_still_land() -> None:
+    async with replica(writes=WriteSettings(late_write_s=0.2)) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await with_source(rig)
+        rig.stores["new"].fail_apply = Ambiguous("who knows", where="new")
+        await rig.plane.write(upsert(KEY), context())
+        await rig.settle.flush()
+        assert await rig.ledger.unsettled() == 1, "no copier may touch it yet (step 2)"
+        assert await rig.ledger.dirty_counts() == {}
+        assert await rig.dirty() == {KEY}
+
+
+async def test_an_epoch_is_not_acknowledged_while_a_write_given_up_may_still_land() -> None:
+    async with replica(writes=WriteSettings(late_write_s=0.2)) as rig:
+        await with_source(rig)
+        rig.stores["old"].fail_apply = Ambiguous("who knows", where="old")
+        with pytest.raises(Ambiguous):
+            await rig.plane.write(upsert(KEY), context())
+        changed = await rig.ledger.change_routing(
+            (await rig.ledger.routing()).epoch,
+            Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
+            kind="phase",
+            actor="test",
+            reason="",
+            detail={},
+        )
+        while rig.member.current.epoch != changed.epoch:
+            await asyncio.sleep(0)
+        (alive,) = await rig.ledger.replicas()
+        assert alive.acked_epoch < changed.epoch
+        await rig.acknowledged(changed.epoch)
 
 
 async def test_a_cancelled_client_does_not_stop_its_write(rig: Rig) -> None:
@@ -262,7 +298,7 @@ async def test_a_retry_after_an_unknown_outcome_is_safe(rig: Rig) -> None:
     inner.fail_apply = Ambiguous("applied, but the answer was lost", where="old")
     with pytest.raises(Ambiguous):
         await rig.plane.write(insert, context("k"))
-    await rig.settle.flush()
+    await rig.settled()
     inner.fail_apply = None
     ack = await rig.plane.write(insert, context("k"))
     assert ack.key == KEY
@@ -279,7 +315,7 @@ async def test_allocated_keys_survive_a_retry(rig: Rig) -> None:
     rig.stores["old"].fail_apply = Ambiguous("lost", where="old")
     with pytest.raises(Ambiguous):
         await rig.plane.write(insert, context("k"))
-    await rig.settle.flush()
+    await rig.settled()
     rig.stores["old"].fail_apply = None
     first_key = (await rig.dirty("crate_configs")).pop()
     ack = await rig.plane.write(insert, context("k"))
