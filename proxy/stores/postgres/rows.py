@@ -150,15 +150,20 @@ def _unpacked(kind: FieldType, item: Any) -> Value:
         return item  # type: ignore[no-any-return]  # any JSON value
     if isinstance(item, bool):
         return item if kind is FieldType.BOOL else None
-    if kind is FieldType.TIMESTAMP and isinstance(item, str):
-        try:
-            moment = dt.datetime.fromisoformat(item)
-        except ValueError:
-            return None
-        return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
+    if kind is FieldType.TIMESTAMP:
+        return _moment(item)
     if kind is FieldType.FLOAT:
         return float(item) if isinstance(item, int | float) else None
     expected = {FieldType.TEXT: str, FieldType.INT: int, FieldType.TEXT_LIST: list}.get(kind)
     if expected is None or not isinstance(item, expected):
         return None
     return item  # type: ignore[return-value]  # a str, an int or a list
+
+
+def _moment(item: Any) -> dt.datetime | None:
+    """Return the time an ISO 8601 text tells; one without a zone is UTC."""
+    try:
+        moment = dt.datetime.fromisoformat(item)
+    except (TypeError, ValueError):
+        return None
+    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment

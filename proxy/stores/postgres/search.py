@@ -99,7 +99,7 @@ async def _worth_it(
     if known is None or now - known[0] > _REMEMBERED_S:
         statement = (
             "SELECT count(*) FROM (SELECT 1 FROM"
-            f" {table.relation}{condition} LIMIT {params.add(bound)}::int8) AS some"
+            f" {table.relation}{condition} LIMIT {params.add(bound)}::int8) AS some_"
         )
         cursor = await connection.execute(statement, params, prepare=True, binary=True)
         row = await cursor.fetchone()
