@@ -1,7 +1,7 @@
 """What a write must look like: collections, keys, values and vectors, checked before any store.
 
-Pure: model objects in, violations out. `*_problems` return every violation; `find_collection` and
-`refuse` raise. A front converts its wire types to the model, asks here, then calls the data plane.
+Pure: model objects in, violations out. `*_problems` return every violation; `find_collection`
+raises. A front converts its wire types to the model, asks here, then calls the data plane.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import NoReturn
 
 import numpy as np
 
@@ -45,14 +44,10 @@ _EXPECTED = {
 }
 
 
-def refuse(violations: Sequence[Violation]) -> NoReturn:
-    """Raise one Rejected(INVALID_ARGUMENT) that carries every violation.
-
-    Raises:
-        Rejected: always.
-    """
+def rejected(violations: Sequence[Violation]) -> Rejected:
+    """Return the one Rejected(INVALID_ARGUMENT) that carries every violation (at least one)."""
     more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-    raise Rejected(
+    return Rejected(
         f"{violations[0]}{more}", reason=Reason.INVALID_ARGUMENT, violations=tuple(violations)
     )
 
@@ -81,7 +76,7 @@ def find_collection(
     """
     spec = collections.get(name)
     if spec is None:
-        refuse([Violation(where=where, expected=one_of(collections), got=shown(name))])
+        raise rejected([Violation(where=where, expected=one_of(collections), got=shown(name))])
     return spec
 
 
@@ -314,9 +309,6 @@ def packed_problem(vector: bytes, spec: VectorSpec, *, where: str) -> Violation 
         got = f"{len(vector)} bytes" + ("" if len(vector) % 4 else f", {len(vector) // 4} float32")
         return Violation(where=where, expected=expected, got=got)
     values = np.frombuffer(vector, dtype="<f4")
-    # The square sum is finite unless something is not, or is very large: it decides nearly always.
-    if math.isfinite(np.dot(values, values)):
-        return None
     finite = np.isfinite(values)
     if finite.all():
         return None

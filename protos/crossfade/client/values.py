@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -93,19 +94,26 @@ def read_value(value: pb.Value) -> FieldValue:
         ValueError: the server is newer and sent a kind that this client does not know.
     """
     which = value.WhichOneof("kind")
-    if which == "null_value":
-        return None
-    if which == "timestamp_us":
-        return from_microseconds(value.timestamp_us)
-    if which == "string_list_value":
-        return list(value.string_list_value.values)
-    if which == "json_value":
-        parsed = json.loads(value.json_value)
-        return parsed if isinstance(parsed, dict) else Json(parsed)
     if which is None:
         raise ValueError("a value of unknown kind; update the client")
-    plain: bool | int | float | str = getattr(value, which)
-    return plain
+    return _READERS[which](value)
+
+
+def _read_json(value: pb.Value) -> FieldValue:
+    parsed = json.loads(value.json_value)
+    return parsed if isinstance(parsed, dict) else Json(parsed)
+
+
+_READERS: Final[Mapping[str, Callable[[pb.Value], FieldValue]]] = {
+    "null_value": lambda value: None,
+    "bool_value": attrgetter("bool_value"),
+    "int_value": attrgetter("int_value"),
+    "double_value": attrgetter("double_value"),
+    "string_value": attrgetter("string_value"),
+    "timestamp_us": lambda value: from_microseconds(value.timestamp_us),
+    "string_list_value": lambda value: list(value.string_list_value.values),
+    "json_value": _read_json,
+}
 
 
 def fill_key(target: pb.Key, key: KeyLike | None) -> None:

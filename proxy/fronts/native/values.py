@@ -175,9 +175,15 @@ _SETTERS: Final[Mapping[FieldType, Setter]] = {
 def dump_json(value: object) -> str:
     """Return compact JSON; numbers that only a Decimal holds keep every digit."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return _ENCODER.encode(value)
     except TypeError:
         return json_text(value)
+
+
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
+)
+"""Made once; `json.dumps` with arguments makes one for each call."""
 
 
 def to_microseconds(moment: dt.datetime) -> int:
