@@ -292,6 +292,9 @@ class DualWriter:
     ) -> None:
         """Step 4: both at once; a patch, whose result only the primary knows, there first."""
         due, routing, atomic = pending(items), ticket.routing, submission.atomic
+        if self._lease_over():
+            # Nothing has been sent; the intents are settled as dirty, the write begins anew.
+            raise LeaseLost("The lease ran out before the stores were called.", where="ledger")
         alone = [item for item in due if not dual or item.target != routing.primary]
         both = [item for item in due if dual and item.target == routing.primary]
         for target in sorted({item.target for item in alone}):
@@ -318,11 +321,17 @@ class DualWriter:
             self._write_secondary(both, secondary, atomic=atomic),
         )
 
+    def _lease_over(self) -> bool:
+        """True if this replica was paused past its lease: its intents have been taken over."""
+        alone = self._settings.ledger_down == "primary_alone"
+        return not alone and self._parts.member.lease_left_s() <= 0
+
     def _deadline_s(self, wanted_s: float) -> float:
-        left_s = self._parts.member.lease_left_s() - _LEASE_MARGIN_S
-        if left_s <= 0 and self._settings.ledger_down == "primary_alone":
+        """A store call ends before the lease does, so that nobody repairs under a running write."""
+        if self._settings.ledger_down == "primary_alone":
             return wanted_s
-        return max(0.05, min(wanted_s, left_s))
+        left_s = self._parts.member.lease_left_s()
+        return min(wanted_s, max(left_s / 2, left_s - _LEASE_MARGIN_S))
 
     async def _write_primary(self, due: list[Item], target: str, *, atomic: bool) -> None:
         writes = [item.write for item in due if item.write is not None]
@@ -338,8 +347,8 @@ class DualWriter:
             (item, secondary_write(item, self._parts.specs[item.asked.collection])) for item in due
         ]
         writes = [write for _, write in asked if write is not None]
-        answers: list[StoreAnswer] = []
-        if writes:
+        answers = [StoreAnswer(skipped="the lease ran out")] * len(writes)
+        if writes and not self._lease_over():
             deadline_s = self._deadline_s(self._settings.secondary_deadline_s)
             answers = await apply_on(
                 self._parts.sides[target], writes, atomic=atomic, deadline_s=deadline_s

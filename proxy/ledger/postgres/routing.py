@@ -132,7 +132,8 @@ class RoutingTable:
             "SELECT replica_id, acked_epoch, NOT swept AND lease_until > clock_timestamp(),"
             " extract(epoch FROM lease_until - clock_timestamp())::float8, started_at, address,"
             " ledger_down, clean_exit FROM crossfade.replicas"
-            " WHERE migration = %s AND lease_until > clock_timestamp() - interval '1 day'"
+            " WHERE migration = %s AND (lease_until > clock_timestamp() - interval '1 day'"
+            " OR (ledger_down = 'primary_alone' AND NOT clean_exit))"
             " ORDER BY started_at",
             (self._db.migration_number,),
         )

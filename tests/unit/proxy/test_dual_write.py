@@ -493,3 +493,26 @@ async def test_a_lost_lease_costs_a_new_registration_and_no_write(rig: Rig) -> N
     await rig.plane.write(upsert(KEY), context())
     assert rig.member.replica_id != first
     assert await rig.stored("new", KEY) is not None
+
+
+async def test_a_replica_paused_past_its_lease_calls_no_store_under_its_old_identity(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = rig.ledger.append
+
+    async def append_and_pause(
+        drafts: Sequence[IntentDraft], *, epoch: int, replica_id: str
+    ) -> list[Intent]:
+        intents = await inner(drafts, epoch=epoch, replica_id=replica_id)
+        monkeypatch.setattr(rig.ledger, "append", inner)
+        monkeypatch.setattr(rig.member, "_lease_until_s", 0.0)
+        await rig.ledger.renew_replica(replica_id, acked_epoch=1, lease_s=0)
+        await rig.ledger.sweep()
+        return intents
+
+    before = rig.member.replica_id
+    monkeypatch.setattr(rig.ledger, "append", append_and_pause)
+    await rig.plane.write(upsert(KEY), context())
+    assert rig.member.replica_id != before
+    assert len([write for write in rig.stores["old"].applied if write.key == KEY]) == 1
+    assert await rig.dirty() == {KEY}, "the intent of the old identity was taken over"
