@@ -177,7 +177,7 @@ async def test_a_digest_sees_every_change(store: Store) -> None:
         (
             patch("documents", keys[0], content="x"),
             patch("documents", keys[0], token_count=1234),
-            patch("documents", keys[0], token_count=None),
+            patch("documents", keys[0], token_count=0),
             patch("documents", keys[0], packed=vector(77), set_vector=True),
             patch("documents", keys[0], packed=None, set_vector=True),
             document("new path", name="serde", number=90),
