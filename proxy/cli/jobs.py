@@ -47,7 +47,11 @@ LatencyOption = Annotated[
 
 def parameters(**given: JsonValue) -> dict[str, JsonValue]:
     """Return a job's parameters: those options that were given."""
-    return {name: value for name, value in given.items() if value not in (None, False, [])}
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None and value is not False and value != []
+    }
 
 
 def run_here(config: Path, kind: JobKind, params: Mapping[str, JsonValue], output: Output) -> Job:

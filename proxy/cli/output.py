@@ -66,13 +66,17 @@ class Output:
         """Print a table for people. A column whose name begins with > is right-aligned."""
         from rich.table import Table
 
+        found = list(rows)
         if self.as_json:
+            return
+        if not found:
+            self.console.print(f"[bold]{title}[/bold]: none" if title else "none")
             return
         table = Table(title=title, title_justify="left", title_style="bold", box=None)
         for name in columns:
             right = name.startswith(">")
             table.add_column(name.lstrip(">"), justify="right" if right else "left")
-        for row in rows:
+        for row in found:
             table.add_row(*(cell(value) for value in row))
         self.console.print(table)
         self.console.print()

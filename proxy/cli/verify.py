@@ -37,7 +37,8 @@ def verify(
     split until its records are named. A difference counts only if the key had no write under way
     and still differs on a second read. Each differing key is queued for repair.
 
-    missing: only on the primary. extra: only on the secondary. in flight: being written meanwhile.
+    missing: only on the primary. extra: only on the secondary. in flight:
+    being written meanwhile, or dirty and waiting for repair; not a difference.
 
     Exit code 1 if anything differs. A verify of all collections is what the next phase asks for.
 
@@ -66,9 +67,13 @@ def verify(
 
 
 def _say_differences(job: Job, output: Output, differences: int, report_only: bool) -> None:
+    moving = int(number(job.summary, "in_flight"))
+    if moving:
+        output.say(f"{moving:,} records were being written, or wait for repair: not compared")
     if not differences:
         if job.state.value == "done":
-            output.say("[green]both stores are equal[/green]")
+            what = "all others are equal" if moving else "both stores are equal"
+            output.say(f"[green]{what}[/green]")
         return
     samples = job.summary.get("samples", [])
     for item in samples if isinstance(samples, list) else []:

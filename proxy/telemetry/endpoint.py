@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from prometheus_client.exposition import start_wsgi_server
 
 from proxy.config.checks import split_address
 from proxy.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
@@ -37,6 +40,7 @@ class MetricsEndpoint:
         self._thread: threading.Thread = thread
         shown = f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{server.server_port}"
+        log.info("metrics at http://%s/metrics", self.address)
 
     def close(self) -> None:
         """Stop serving; safe to call twice."""

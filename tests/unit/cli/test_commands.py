@@ -1,0 +1,204 @@
+"""The command line as a person meets it: help, mistakes, exit codes, JSON; never a stack trace."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from proxy.cli.exits import EXIT_HELP, ExitCode, exit_code
+from proxy.cli.main import app, reflowed
+from proxy.errors import (
+    Ambiguous,
+    ConfigInvalid,
+    Corrupt,
+    CrossfadeError,
+    Reason,
+    Rejected,
+    Unavailable,
+)
+
+COMMANDS = (
+    "status", "plan", "report", "serve", "reconcile", "demo", "phase", "traffic",
+    "backfill", "verify", "repair", "job",
+)  # fmt: skip
+BROKEN = "migration: Docs\nprest: doc-server\nold: {engine: memory}\n"
+
+
+def crossfade(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "CROSSFADE_DEBUG": ""})
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_commands_help_teaches_with_examples_and_exit_codes(command: str) -> None:
+    result = crossfade(command, "--help")
+    assert result.exit_code == 0
+    text = " ".join(result.output.split())
+    assert "Examples" in text
+    assert f"crossfade {command}" in text
+    assert "--json" in text
+    assert "Exit codes: 0 done" in text
+    assert "[bold]" not in text
+
+
+def test_the_help_lists_every_command_and_says_what_a_migration_is() -> None:
+    result = crossfade("--help")
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert f" {command} " in result.output
+    assert "phase dual_write, backfill, verify" in result.output
+    assert crossfade().exit_code == 2
+    assert crossfade("--version").output.startswith("crossfade 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["serv"], "No such command 'serv'"),
+        (["phase", "ramb"], "'ramb' is not one of"),
+        (["traffic", "101"], "less than or equal to 100"),
+        (["verify", "--colection", "x"], "No such option"),
+        (["demo", "--replicas", "9"], "less than or equal to 4"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_one_message(arguments: list[str], expected: str) -> None:
+    result = crossfade(*arguments)
+    assert result.exit_code == 2
+    assert expected in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", ["plan", "backfill", "verify", "repair", "reconcile", "serve"])
+def test_a_bad_configuration_ends_with_2_and_names_every_line(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(BROKEN)
+    result = crossfade(command, "--config", str(file))
+    assert result.exit_code == 2
+    for expected in ("c.yaml:1 (migration)", "c.yaml:2 (prest): expected a known key", "(ledger)"):
+        assert expected in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+
+
+def test_with_json_an_error_is_one_document_on_standard_output(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(BROKEN)
+    result = crossfade("plan", "--config", str(file), "--json")
+    document = json.loads(result.stdout)
+    assert document["error"]["exit_code"] == result.exit_code == 2
+    assert document["error"]["kind"] == "ConfigInvalid"
+    assert any("(prest)" in item["where"] for item in document["error"]["violations"])
+
+
+def test_a_missing_configuration_is_named() -> None:
+    result = crossfade("verify", "--config", "/nowhere/c.yaml")
+    assert result.exit_code == 2
+    assert "cannot read /nowhere/c.yaml: No such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["status"], ["phase"], ["traffic", "5"], ["report"], ["job"], ["job", "watch", "1"]],
+)
+def test_without_a_proxy_a_command_ends_with_3_and_says_what_to_do(arguments: list[str]) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    result = crossfade(*arguments, "--address", address)
+    assert result.exit_code == 3
+    assert f"No proxy answers at {address}" in result.stderr
+    assert "crossfade serve" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_debug_shows_the_stack_trace(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["--debug", "plan", "--config", str(tmp_path / "none.yaml")])
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert "FileNotFoundError" in result.stderr
+
+
+def test_health_of_nobody_is_not_serving() -> None:
+    result = crossfade("status", "--health", "--json", "--address", f"127.0.0.1:{free_port()}")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"serving": False}
+
+
+def test_a_tls_file_that_cannot_be_read_is_named() -> None:
+    result = crossfade("status", "--tls-ca", "/nowhere/ca.pem")
+    assert result.exit_code == 2
+    assert "cannot read /nowhere/ca.pem" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["phase", "ramp", "--force"], "A forced change needs a reason"),
+        (["traffic", "5", "--force"], "A forced change needs a reason"),
+        (["job", "pause"], "the number of a job for `crossfade job pause`"),
+        (["job", "verify", "3"], "no number for `crossfade job verify`"),
+        (["job", "verify", "--param", "continuous"], "--param: expected NAME=VALUE"),
+    ],
+)
+def test_an_incomplete_command_ends_with_2_before_anybody_is_asked(
+    arguments: list[str], expected: str
+) -> None:
+    result = crossfade(*arguments)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
+def test_plan_prints_what_to_start_from() -> None:
+    assert "preset: doc-server" in crossfade("plan", "--example").stdout
+    assert '# Preset "doc-server"' in crossfade("plan", "--preset", "doc-server").stdout
+    result = crossfade("plan", "--preset", "doc-servr")
+    assert result.exit_code == 2
+    assert 'did you mean "doc-server"' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Unavailable("x"), ExitCode.UNAVAILABLE),
+        (Ambiguous("x"), ExitCode.UNAVAILABLE),
+        (ConfigInvalid("x", ()), ExitCode.USAGE),
+        (Rejected("x"), ExitCode.USAGE),
+        (Rejected("x", reason=Reason.NOT_FOUND), ExitCode.USAGE),
+        (Rejected("x", reason=Reason.FAILED_PRECONDITION), ExitCode.NO),
+        (Corrupt("x"), ExitCode.NO),
+        (CrossfadeError("x"), ExitCode.NO),
+    ],
+)
+def test_each_error_has_its_exit_code(error: CrossfadeError, code: ExitCode) -> None:
+    assert exit_code(error) is code
+    assert f"{code.value} " in EXIT_HELP
+
+
+def test_paragraphs_of_help_are_joined_and_examples_stay_as_they_are() -> None:
+    assert reflowed("One\ntwo.\n\n  crossfade x\n\nThree\nfour.") == (
+        "One two.\n\n  crossfade x\n\nThree four."
+    )
+
+
+def test_help_starts_fast_and_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from proxy.cli.main import app; import typer.testing;"
+        "typer.testing.CliRunner().invoke(app, ['--help']);"
+        "heavy = {'grpc', 'psycopg', 'opentelemetry', 'pydantic', 'numpy', 'yaml'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    print(f"help took {time.perf_counter() - started:.2f} s")
+    assert done.stdout.strip() == "[]"

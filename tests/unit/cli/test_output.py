@@ -1,0 +1,171 @@
+"""Small parts of the command line: what is printed of values, changes, jobs and differences."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crossfade.client.control_types import Change, Phase, Precondition, Routing
+from crossfade.client.errors import CallError, Detail, FieldViolation
+
+from proxy.cli.change import show_change
+from proxy.cli.exits import ExitCode
+from proxy.cli.jobs import outcome, parameters
+from proxy.cli.jobs import report as report_job
+from proxy.cli.local import JobBar, owner_name
+from proxy.cli.output import Output, cell, plain
+from proxy.cli.remote import actor_name, as_ours
+from proxy.cli.verify import difference_text
+from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable
+from proxy.ledger.types import Job, JobKind, JobState
+
+NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+
+
+def job(state: JobState = JobState.DONE, **summary: Any) -> Job:
+    return Job(
+        job_id=7,
+        kind=JobKind.VERIFY,
+        state=state,
+        wanted=JobState.RUNNING,
+        epoch=2,
+        params={"collections": ("documents",)},
+        summary=summary,
+        owner="",
+        owner_alive=False,
+        created_at=NOW,
+        error="it [broke]" if state is JobState.FAILED else "",
+    )
+
+
+def change(*, applied: bool, passed: bool) -> Change:
+    return Change(
+        applied=applied,
+        routing=Routing(epoch=3, phase=Phase.RAMP, primary="old", traffic_percent=5.0, hold=False),
+        preconditions=[
+            Precondition(name="verify [full]", passed=passed, detail="d", remedy="run it")
+        ],
+        message="it says",
+        stall_ms=12.0,
+    )
+
+
+def test_everything_has_a_json_form() -> None:
+    document = plain(job(rows=3, nested={"at": NOW, "path": Path("x")}))
+    assert json.loads(json.dumps(document))["summary"] == {
+        "rows": 3,
+        "nested": {"at": "2026-01-02T03:04:05+00:00", "path": "x"},
+    }
+    assert plain(job())["params"] == {"collections": ["documents"]}  # type: ignore[index]
+    assert plain(JobKind.VERIFY) == "verify"
+
+
+def test_cells_are_for_people() -> None:
+    assert cell(1234567) == "1,234,567"
+    assert cell(0.25) == "0.2"
+    assert "yes" in cell(True)
+
+
+@pytest.mark.parametrize(
+    ("applied", "passed", "dry_run", "code"),
+    [
+        (True, True, False, ExitCode.OK),
+        (True, False, False, ExitCode.OK),
+        (False, False, False, ExitCode.NO),
+        (False, True, False, ExitCode.NO),
+        (False, True, True, ExitCode.OK),
+        (False, False, True, ExitCode.NO),
+    ],
+)
+def test_a_change_is_shown_with_its_preconditions(
+    applied: bool, passed: bool, dry_run: bool, code: ExitCode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = show_change(change(applied=applied, passed=passed), Output(), dry_run=dry_run)
+    assert shown is code
+    text = capsys.readouterr().out
+    assert "verify [full]" in text
+    assert ("run it" in text) == (not passed)
+    assert "writes were held for 12 ms" in text
+    show_change(change(applied=applied, passed=passed), Output(as_json=True), dry_run=dry_run)
+    assert json.loads(capsys.readouterr().out)["routing"]["phase"] == "ramp"
+
+
+def test_a_job_is_shown_by_collection(capsys: pytest.CaptureFixture[str]) -> None:
+    collections = {"documents": {"matched": 4000, "missing": 2}}
+    ended = job(JobState.FAILED, rows=4002, elapsed_s=2.0, collections=collections)
+    report_job(ended, Output(), ("matched", "missing"))
+    text = capsys.readouterr().out
+    assert "4,000" in text
+    assert "it [broke]" in text
+    assert outcome(ended, good=True) is ExitCode.NO
+    assert outcome(job(), good=True) is ExitCode.OK
+    assert outcome(job(), good=False) is ExitCode.NO
+    assert outcome(job(JobState.REQUESTED), good=True) is ExitCode.INTERRUPTED
+    assert outcome(job(JobState.PAUSED), good=True) is ExitCode.NO
+
+
+def test_a_progress_bar_takes_any_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (True, False):
+        with JobBar("verify", Output(as_json=quiet)) as bar:
+            bar.update(job())
+            bar.update(job(rows=5, rows_total=10, rate_rows_per_s=2.5, eta_s=2, stage="copy"))
+            bar.update(job(rows="odd", eta_s=None))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_difference_is_one_line() -> None:
+    sample = {
+        "kind": "mismatched",
+        "collection": "documents",
+        "key": ["rust", "serde", "a"],
+        "detail": {"content": ["x", "y"]},
+    }
+    assert difference_text(sample) == (
+        "  mismatched documents ['rust', 'serde', 'a'] (content: 'x' / 'y')"
+    )
+    assert difference_text({"kind": "missing"}) == "  missing None None"
+
+
+def test_only_given_options_become_parameters() -> None:
+    given = parameters(collections=[], dry_run=False, workers=None, rows_per_s_max=0.0)
+    assert given == {"rows_per_s_max": 0.0}
+
+
+def test_who_did_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert actor_name("ann") == "ann"
+    assert "@" in actor_name("")
+
+    def nobody() -> str:
+        raise KeyError("no such user")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert "@" in actor_name("")
+    assert owner_name() != owner_name()
+
+
+@pytest.mark.parametrize(
+    ("code", "detail", "kind"),
+    [
+        ("UNAVAILABLE", Detail(), Unavailable),
+        ("UNAVAILABLE", Detail(reason="UNAVAILABLE", metadata={"where": "ledger"}), Unavailable),
+        ("FAILED_PRECONDITION", Detail(), Rejected),
+        (
+            "INVALID_ARGUMENT",
+            Detail(violations=(FieldViolation(field="f", description="d"),)),
+            Rejected,
+        ),
+        ("INTERNAL", Detail(request_id="r-9"), CrossfadeError),
+    ],
+)
+def test_what_a_call_raises_becomes_ours(code: str, detail: Detail, kind: type) -> None:
+    ours = as_ours(CallError("it says", code=code, detail=detail), "h:1")
+    assert type(ours) is kind
+    assert "it says" in str(ours)
+    if isinstance(ours, Rejected):
+        assert ours.reason is Reason[code]
+        assert len(ours.violations) == len(detail.violations)
+    if code == "INTERNAL":
+        assert "r-9" in str(ours)
