@@ -15,7 +15,6 @@ from crossfade.client.aio import AsyncClient
 from crossfade.client.errors import (
     AlreadyExists,
     CallError,
-    Cancelled,
     DataLoss,
     DeadlineExceeded,
     FailedPrecondition,
@@ -54,7 +53,6 @@ __all__ = [
     "AlreadyExists",
     "AsyncClient",
     "CallError",
-    "Cancelled",
     "Client",
     "Counts",
     "DataLoss",

@@ -107,15 +107,15 @@ class Unimplemented(CallError):
 
 
 class Unavailable(CallError):
-    """Nobody answered, or not now; the client has retried already."""
+    """Nobody answered, or not now; the client has retried already.
+
+    The code is UNAVAILABLE, or CANCELLED from a proxy that was stopping. (A call that its own
+    caller cancels raises asyncio.CancelledError, as everywhere.)
+    """
 
 
 class DeadlineExceeded(CallError):
     """No answer in time; see `maybe_applied`."""
-
-
-class Cancelled(CallError):
-    """The server gave the call up, as it does when it stops."""
 
 
 class DataLoss(CallError):
@@ -136,7 +136,7 @@ _CLASSES: Final[Mapping[str, type[CallError]]] = {
     "UNIMPLEMENTED": Unimplemented,
     "UNAVAILABLE": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
-    "CANCELLED": Cancelled,
+    "CANCELLED": Unavailable,
     "DATA_LOSS": DataLoss,
 }
 _NAMES: Final[Mapping[int, str]] = {code.value[0]: code.name for code in grpc.StatusCode}
