@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossfade.client import CallError
 from crossfade.client.control import ControlClient
 
 from proxy.demo.account import read_account
@@ -25,6 +27,7 @@ from proxy.demo.processes import Child, ChildFailed, Household
 from proxy.demo.settings import write_settings
 from proxy.demo.verdict import Findings
 from proxy.demo.walk import Stage, walk
+from proxy.errors import CrossfadeError
 
 _READY_S = 30.0
 _QUIET_S = 30.0
@@ -118,9 +121,21 @@ class Migration:
         listening = asyncio.create_task(self._listen(child))
         try:
             yield
+        except (CrossfadeError, CallError):
+            with contextlib.suppress(CrossfadeError, TimeoutError, OSError):
+                await self._collect(household, child, listening, account)
+            raise
         finally:
             listening.cancel()
+        await self._collect(household, child, listening, account)
+
+    async def _collect(
+        self, household: Household, child: Child, listening: asyncio.Task[None], account: Path
+    ) -> None:
+        """Stop the clients and read what they did."""
         async with self.narrator.step("clients", "finish what they are doing and stop"):
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
             await _stop_clients(household, child)
             self.findings.account = await asyncio.to_thread(read_account, account)
 

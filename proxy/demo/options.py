@@ -39,6 +39,7 @@ class Pace:
         documents, live_documents, queries: at most so many are used, 0 for all.
         dwell_s: how long live traffic runs in each phase before the next step.
         shadow_queries_min: compared queries to wait for before the ramp.
+        latency_ratio_max: the new store's p95 may be so many times the old one's.
         shadow_timeout_s: give up waiting for them after this.
         writes_per_s, reads_per_s, searches_per_s: what the clients aim at, all together.
         writers: concurrent client tasks that write.
@@ -51,6 +52,7 @@ class Pace:
     queries: int = 0
     dwell_s: float = 6.0
     shadow_queries_min: int = 150
+    latency_ratio_max: float = 1.1
     shadow_timeout_s: float = 60.0
     writes_per_s: float = 45.0
     reads_per_s: float = 15.0
@@ -70,6 +72,8 @@ def pace_of(options: DemoOptions) -> Pace:
         queries=20,
         dwell_s=1.0,
         shadow_queries_min=30,
+        # So few documents are scanned on both stores: the ratio of two equal scans is noise.
+        latency_ratio_max=10.0,
         shadow_timeout_s=30.0,
         writes_per_s=60.0,
         searches_per_s=20.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import secrets
 import shutil
 import signal
@@ -32,8 +33,11 @@ _REPLICAS_MAX = 4
 _INTERRUPTED = 130
 
 
-async def run(options: DemoOptions) -> int:
+async def run(options: DemoOptions, *, as_json: bool = False) -> int:
     """Run the demo. Return 0 if it passed, 1 if not, 130 if it was interrupted.
+
+    Args:
+        as_json: print report.json on standard output and tell the story on standard error.
 
     Ctrl-C and SIGTERM stop it in order: no process and no directory is left behind.
 
@@ -45,7 +49,8 @@ async def run(options: DemoOptions) -> int:
         raise Rejected(
             f"{options.replicas} replicas are not possible; expected 1 to {_REPLICAS_MAX}."
         )
-    work = asyncio.ensure_future(_run(options))
+    narrator = Narrator(console=Console(stderr=as_json))
+    work = asyncio.ensure_future(_run(options, narrator, as_json=as_json))
     interrupted = asyncio.Event()
 
     def interrupt() -> None:
@@ -66,8 +71,7 @@ async def run(options: DemoOptions) -> int:
             loop.remove_signal_handler(kind)
 
 
-async def _run(options: DemoOptions) -> int:
-    narrator = Narrator(console=Console())
+async def _run(options: DemoOptions, narrator: Narrator, *, as_json: bool) -> int:
     pace = pace_of(options)
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     narrator.title("Crossfade demo: a live document store moves to its new schema")
@@ -93,6 +97,8 @@ async def _run(options: DemoOptions) -> int:
     findings.duration_s = time.monotonic() - findings.timeline.started_s
     report = build_report(findings, pace)
     await asyncio.to_thread(conclude, report, findings, pace, options.out, narrator)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
     return 0 if report["passed"] else 1
 
 
@@ -124,6 +130,7 @@ def _introduce(narrator: Narrator, corpus: Corpus, seed: int) -> None:
 def _scratch(guard: Guard) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="crossfade-demo-"))
     guard.directory(path)
+    (path / "logs").mkdir()
     try:
         yield path
     finally:

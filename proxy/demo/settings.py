@@ -20,7 +20,10 @@ def write_settings(file: Path, dsns: Databases, pace: Pace) -> None:
         "old": {"engine": "postgresql", "dsn": dsns.old},
         "new": {"engine": "postgresql", "dsn": dsns.new},
         "ledger": {"dsn": dsns.ledger},
-        "shadow": {"gate_queries_min": pace.shadow_queries_min},
+        "shadow": {
+            "gate_queries_min": pace.shadow_queries_min,
+            "gate_latency_ratio_max": pace.latency_ratio_max,
+        },
         "telemetry": {"log_level": "warning"},
     }
     file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")

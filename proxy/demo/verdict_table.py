@@ -24,7 +24,7 @@ def conclude(
 ) -> None:
     """Write both reports to `out` and print the table and the reasons of a failure."""
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2, ensure_ascii=False, default=str)
+    text = json.dumps(report, indent=2, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
     (out / "report.html").write_text(render_migration_report(report), encoding="utf-8")
     rows = [*_counts(report, pace), *_swaps(report, pace), *_phases(report), *_spoiled(findings)]

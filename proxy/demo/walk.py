@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from crossfade.client import CallError
 from crossfade.client.control import ControlClient
 from crossfade.client.control_types import Change, Job, JobKind, JobState, Phase
 
@@ -53,12 +55,21 @@ class Stage:
 
 
 async def walk(stage: Stage) -> None:
-    """Go through the whole migration.
+    """Go through the whole migration; what was found so far is kept if it fails.
 
     Raises:
         StepRefused: a step was refused or a job failed; nothing after it was tried.
         ChildFailed: a process of the demo died.
     """
+    try:
+        await _walk(stage)
+    finally:
+        stage.findings.timeline.close()
+        with contextlib.suppress(CallError):
+            await _gather(stage)
+
+
+async def _walk(stage: Stage) -> None:
     timeline = stage.findings.timeline
     timeline.enter("old_only")
     await _dwell(stage)
@@ -74,7 +85,6 @@ async def walk(stage: Stage) -> None:
     timeline.enter("shadow")
     await _dwell(stage)
     await _ready(stage, Phase.RAMP, timeout_s=stage.pace.shadow_timeout_s)
-    stage.findings.shadow = await stage.control.shadow_report()
     await _phase(stage, Phase.RAMP, "the new store may answer")
     for percent in _RAMP:
         await _traffic(stage, percent)
@@ -93,7 +103,6 @@ async def walk(stage: Stage) -> None:
     timeline.enter("new_primary again")
     await _dwell(stage)
     await _final_verify(stage)
-    timeline.close()
 
 
 async def _final_verify(stage: Stage) -> None:
@@ -105,6 +114,11 @@ async def _final_verify(stage: Stage) -> None:
             stage.narrator.warn(f"{item.kind} on purpose: documents {list(item.key)}")
     job = await _job(stage, JobKind.VERIFY, "--report-only", may_differ=True)
     stage.findings.verify = job.summary
+
+
+async def _gather(stage: Stage) -> None:
+    """Take the shadow report and the event log along."""
+    stage.findings.shadow = await stage.control.shadow_report()
     stage.findings.events = [
         {
             "event_id": event.event_id,

@@ -1,0 +1,165 @@
+"""The whole demo, small: it passes, it convicts damage by name, it leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from proxy.demo.processes import environment
+
+pytestmark = pytest.mark.demo
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SECONDS_MAX = 150
+
+
+def start_demo(
+    out: Path, *options: str, dsn: str = "", tmpdir: Path | None = None
+) -> subprocess.Popen[str]:
+    surroundings = {**environment(), "CROSSFADE_DSN": dsn, "COLUMNS": "160"}
+    if tmpdir is not None:
+        surroundings["TMPDIR"] = str(tmpdir)
+    return subprocess.Popen(
+        [sys.executable, "-m", "proxy.cli.main", "demo", "--quick", "--out", str(out), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=surroundings,
+        text=True,
+        cwd=REPOSITORY,
+    )
+
+
+def run_demo(out: Path, *options: str, dsn: str = "") -> tuple[int, str, Mapping[str, Any]]:
+    """Return exit code, output and report.json."""
+    with start_demo(out, *options, dsn=dsn) as process:
+        try:
+            text, _ = process.communicate(timeout=SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            text, _ = process.communicate(timeout=60)
+            pytest.fail(f"the demo did not end:\n{text}")
+    print(text)
+    report = json.loads((out / "report.json").read_text()) if (out / "report.json").exists() else {}
+    return process.returncode, text, report
+
+
+def descendants_in(directory: Path) -> list[str]:
+    """Return the processes that mention a directory on their command line."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(directory) in line and process.info["pid"] != os.getpid():
+            found.append(line)
+    return found
+
+
+def test_a_small_demo_passes_with_nothing_lost(tmp_path: Path, pg_admin: str) -> None:
+    before = databases_of(pg_admin)
+    code, _, report = run_demo(tmp_path / "out", dsn=pg_admin)
+    assert code == 0
+    assert report["passed"] is True
+    for name in ("failed_requests", "wrong_answers", "lost_writes"):
+        assert report[name] == 0, name
+    verify = report["verify"]
+    assert (verify["mismatched"], verify["missing"], verify["extra"]) == (0, 0, 0)
+    assert verify["matched"] > 400
+    assert report["live_writes"] > 100
+    assert [swap["to"] for swap in report["swaps"]] == ["new", "old", "new"]
+    assert all(0 < swap["stall_ms"] < 250 for swap in report["swaps"])
+    walked = [phase["phase"] for phase in report["phases"]]
+    assert walked == [
+        "old_only",
+        "dual_write",
+        "backfill",
+        "verify",
+        "shadow",
+        "ramp 1%",
+        "ramp 10%",
+        "ramp 50%",
+        "ramp 100%",
+        "new_primary",
+        "rollback",
+        "new_primary again",
+        "final verify",
+    ]
+    assert all(phase["search_p95_ms"] >= phase["search_p50_ms"] for phase in report["phases"])
+    assert report["independent_check"]["differences"] == []
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<html" in page
+    assert "http://" not in page.replace("http://www.w3.org", ""), "one self-contained page"
+    assert databases_of(pg_admin) == before, "its databases are dropped"
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [("changed", "mismatched"), ("removed", "missing"), ("added", "extra")]
+)
+def test_a_demo_whose_data_was_damaged_ends_non_zero_and_names_the_row(
+    tmp_path: Path, pg_admin: str, kind: str, outcome: str
+) -> None:
+    code, text, report = run_demo(tmp_path / "out", "--damage", kind, dsn=pg_admin)
+    assert code == 1
+    assert report["passed"] is False
+    (damage,) = report["damage"]
+    assert damage["expected"] == outcome
+    assert report["verify"][outcome] == 1
+    (named,) = report["verify"]["samples"]
+    assert [named["collection"], named["kind"]] == ["documents", outcome]
+    assert named["key"] == json.loads(damage["key"])
+    (checked,) = report["independent_check"]["differences"]
+    assert (checked["kind"], checked["key"]) == (outcome, damage["key"])
+    assert named["key"][-1] in text, "the table names the row"
+    assert f"{outcome}: documents" in text
+    assert report["failed_requests"] == report["lost_writes"] == 0
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_demo_leaves_no_process_and_no_directory(
+    tmp_path: Path, kind: signal.Signals
+) -> None:
+    scratch = tmp_path / "t"
+    scratch.mkdir()
+    with start_demo(tmp_path / "out", tmpdir=scratch) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="")
+            if "write, delete, read and search" in line:
+                break
+        assert descendants_in(scratch), "the demo runs in its own directory"
+        process.send_signal(kind)
+        process.stdout.read()
+        code = process.wait(60)
+    assert code == (-kind if kind is signal.SIGKILL else 130)
+    deadline_s = time.monotonic() + 30
+    while (descendants_in(scratch) or list(scratch.iterdir())) and time.monotonic() < deadline_s:
+        os.sched_yield()
+    assert descendants_in(scratch) == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_an_unknown_kind_of_damage_is_a_usage_error(tmp_path: Path) -> None:
+    code, text, _ = run_demo(tmp_path / "out", "--damage", "exploded")
+    assert code == 2
+    assert "changed or removed or added" in text
+    assert "Traceback" not in text
+
+
+def test_a_corpus_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    code, text, _ = run_demo(tmp_path / "out", "--corpus", str(tmp_path / "none.parquet"))
+    assert code == 2
+    assert "There is no corpus file" in text
+    assert "Traceback" not in text
+
+
+def databases_of(dsn: str) -> list[str]:
+    with psycopg.connect(dsn) as connection:
+        rows = connection.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall()
+    return [row[0] for row in rows]
