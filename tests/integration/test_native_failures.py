@@ -23,9 +23,8 @@ from crossfade.client import (
 from crossfade.client.errors import from_rpc_error
 from crossfade.client.transport import MESSAGE_BYTES_MAX
 from crossfade.storage.v1 import storage_pb2 as pb
-from structlog.testing import capture_logs
 
-from proxy.dataplane import RequestContext
+from proxy.dataplane import BatchItem, RequestContext, WriteAck
 from proxy.errors import Ambiguous, Corrupt, Reason, Rejected, StaleEpoch
 from proxy.errors import Unavailable as StoreDown
 from proxy.fronts.native import rpc
@@ -78,27 +77,36 @@ async def test_bad_input_is_invalid_argument_with_every_field_and_reaches_no_sto
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "reason"),
+    ("error", "expected"),
     [
-        (Rejected("No.", reason=Reason.FAILED_PRECONDITION), "FAILED_PRECONDITION", ANY),
-        (Rejected("Full.", reason=Reason.RESOURCE_EXHAUSTED), "RESOURCE_EXHAUSTED", ANY),
-        (StoreDown("Down.", where="old"), "UNAVAILABLE", "UNAVAILABLE"),
-        (StaleEpoch("Moved."), "UNAVAILABLE", "STALE_EPOCH"),
-        (Ambiguous("Lost.", where="old"), "UNAVAILABLE", "AMBIGUOUS"),
-        (Ambiguous("Late.", where="old", timed_out=True), "DEADLINE_EXCEEDED", "AMBIGUOUS"),
-        (Corrupt("Row 7 cannot be decoded."), "DATA_LOSS", "CORRUPT"),
-        (ValueError("secret"), "INTERNAL", "INTERNAL"),
+        (Rejected("No.", reason=Reason.FAILED_PRECONDITION), ("FAILED_PRECONDITION", ANY)),
+        (Rejected("Full.", reason=Reason.RESOURCE_EXHAUSTED), ("RESOURCE_EXHAUSTED", ANY)),
+        (StoreDown("Down.", where="old"), ("UNAVAILABLE", "UNAVAILABLE")),
+        (StaleEpoch("Moved."), ("UNAVAILABLE", "STALE_EPOCH")),
+        (Ambiguous("Lost.", where="old"), ("UNAVAILABLE", "AMBIGUOUS")),
+        (Ambiguous("Late.", where="old", timed_out=True), ("DEADLINE_EXCEEDED", "AMBIGUOUS")),
+        (Corrupt("Row 7 cannot be decoded."), ("DATA_LOSS", "CORRUPT")),
+        (ValueError("secret"), ("INTERNAL", "INTERNAL")),
     ],
 )
 async def test_an_error_of_the_data_plane_arrives_as_its_status(
-    client: AsyncClient, plane: FakeDataPlane, error: Exception, code: str, reason: str
+    client: AsyncClient,
+    plane: FakeDataPlane,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    expected: tuple[str, str],
 ) -> None:
     plane.fail = error
-    with capture_logs() as logs, pytest.raises(CallError) as caught:
+    with pytest.raises(CallError) as caught:
         await client.scoped(request_id="r-1").delete("documents", KEY)
-    assert (caught.value.code, caught.value.detail.reason) == (code, reason)
+    code = caught.value.code
+    assert (code, caught.value.detail.reason) == expected
     assert caught.value.request_id == "r-1"
-    logged = [(line["code"], line["request_id"], line["exc_info"]) for line in logs]
+    logged = [
+        (vars(line)["code"], vars(line)["request_id"], line.exc_info and line.exc_info[1])
+        for line in caplog.records
+        if line.name == "proxy.fronts.native.rpc"
+    ]
     assert logged == ([(code, "r-1", error)] if code in ("DATA_LOSS", "INTERNAL") else [])
 
 
@@ -106,22 +114,28 @@ async def test_a_defect_tells_the_caller_nothing_of_the_inside(
     client: AsyncClient, plane: FakeDataPlane
 ) -> None:
     plane.fail = ValueError("password=hunter2")
-    with capture_logs(), pytest.raises(Internal) as caught:
+    with pytest.raises(Internal) as caught:
         await client.get("documents", KEY)
     assert "hunter2" not in repr(caught.value.__cause__)
     assert caught.value.request_id in caught.value.message
 
 
 async def test_a_defect_in_one_item_of_a_batch_is_logged_and_told_for_that_item(
-    client: AsyncClient, plane: FakeDataPlane, monkeypatch: pytest.MonkeyPatch
+    client: AsyncClient,
+    plane: FakeDataPlane,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(write: object) -> object:
-        raise Rejected("No.", reason=Reason.NOT_FOUND) from ValueError("secret")
+    async def batch(*_: object, **__: object) -> list[BatchItem]:
+        return [BatchItem(ack=WriteAck(key=KEY)), BatchItem(error=ValueError("secret"))]
 
-    monkeypatch.setattr(plane, "_apply", broken)
-    outcomes = await client.batch_write([Upsert("documents", KEY, {"content": "x"})])
-    assert outcomes[0].error is not None
-    assert outcomes[0].error.code == "NOT_FOUND"
+    monkeypatch.setattr(plane, "batch", batch)
+    item = Upsert("documents", KEY, {"content": "x"})
+    outcomes = await client.batch_write([item, item])
+    assert outcomes[0].ack is not None
+    assert isinstance(outcomes[1].error, Internal)
+    assert "secret" not in str(outcomes[1].error)
+    assert [str(line.exc_info and line.exc_info[1]) for line in caplog.records] == ["secret"]
 
 
 async def test_bytes_that_are_no_message_are_invalid_argument(client: AsyncClient) -> None:
@@ -348,10 +362,9 @@ async def test_no_retry_begins_that_could_not_end_in_time() -> None:
 async def test_what_a_retry_cannot_help_is_not_tried_again() -> None:
     plane = Flaky(failures=[Rejected("No."), Ambiguous("Late.", timed_out=True), Corrupt("x")])
     async with serving(plane) as server, AsyncClient(target_of(server)) as client:
-        with capture_logs():
-            for code in ("INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "DATA_LOSS"):
-                with pytest.raises(CallError, match=code):
-                    await client.get("documents", KEY)
+        for code in ("INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "DATA_LOSS"):
+            with pytest.raises(CallError, match=code):
+                await client.get("documents", KEY)
     assert len(plane.contexts) == 3
 
 

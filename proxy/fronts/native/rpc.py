@@ -7,12 +7,12 @@ answer that is too large are errors like any other, and so that one place does t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
@@ -30,6 +30,8 @@ from proxy.fronts.native.context import (
 )
 from proxy.fronts.native.errors import Failure, failure_of, status_of
 from proxy.fronts.native.telemetry import Metadata, NoTelemetry, RpcSpan, Telemetry
+
+log = logging.getLogger(__name__)
 
 _GRACE_S: Final = 0.5
 """The data plane keeps the deadline itself and says what happened; this is for when it does not."""
@@ -197,13 +199,8 @@ def _failed(error: Exception, path: str, request_id: str, span: RpcSpan) -> Fail
 def log_unexpected(failure: Failure, error: Exception, path: str, request_id: str) -> None:
     """Log a defect or damage with its stack; a caller's mistake is not the operator's concern."""
     if not failure.expected:
-        structlog.get_logger("crossfade.native").error(
-            "call failed",
-            method=path,
-            request_id=request_id,
-            code=failure.code.name,
-            exc_info=error,
-        )
+        where = {"request_id": request_id, "rpc": path, "code": failure.code.name}
+        log.error("%s failed with %s", path, failure.code.name, exc_info=error, extra=where)
 
 
 async def _abort(rpc: Context, failure: Failure, request_id: str) -> None:
