@@ -73,9 +73,11 @@ def row_digest(table: Table, fields: Sequence[str]) -> str:
         types.canonical(table.fields[name].type, table.fields[name].value)
         for name in (*table.spec.key, *fields)
     ]
-    if table.spec.vector is not None:
-        texts.append(f"md5(vector_send({table.vector}))" if table.vector else "NULL::text")
     framed = [f"coalesce(octet_length({text}) || ':' || {text}, '-')" for text in texts]
+    if table.spec.vector is not None:
+        # An md5 is 32 characters; asking for its length would compute it twice a row.
+        vector = f"'32:' || md5(vector_send({table.vector}))" if table.vector else "NULL::text"
+        framed.append(f"coalesce({vector}, '-')")
     return f"md5({' || '.join(framed)})"
 
 
