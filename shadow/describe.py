@@ -53,10 +53,10 @@ def describe_query(query: SearchQuery | ListQuery) -> str:
         parts += [f"from row {query.offset}"] if query.offset else []
         parts += ["continued"] if query.after is not None else []
     else:
-        parts = [f"{query.limit} nearest"]
-        parts += [f"to “{shorten(query.text, 90)}”"] if query.text else []
+        to = f" to “{shorten(query.text, 90)}”" if query.text else ""
         if query.vector is not None:
-            parts.append(f"to a vector of {len(query.vector) // 4} numbers")
+            to += f"{' and' if to else ''} to a vector of {len(query.vector) // 4:,} numbers"
+        parts = [f"{query.limit} nearest{to}"]
         parts += ["exactly"] if query.exact else []
     if query.filter is not None:
         parts.append(f"where {shorten(describe_filter(query.filter))}")

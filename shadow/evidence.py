@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from proxy.clock import Clock
 from proxy.errors import CrossfadeError
+from proxy.ledger.types import CopySnapshot
 from proxy.model import Key, Record
 from proxy.query import SearchQuery
 from proxy.stores.base import Store
 from shadow.answers import Answer, Evidence, Facts, Pair, Policy, Question
-from shadow.attribute import Case, attribute, differing_keys
+from shadow.attribute import Case, Cause, attribute, differing_keys
 from shadow.compare import Comparison, compare, needs_second_look
 from shadow.metrics import tie_aware_overlap
 from shadow.semantics import Query, SemanticRule, cannot_hold
@@ -23,10 +25,19 @@ _KEYS_AT_ONCE = 64
 
 
 class Fence(Protocol):
-    """The part of the ledger that knows which keys are in flight."""
+    """The parts of the ledger that know which keys are or were in flight."""
 
     async def fenced(self, collection: str, keys: Collection[Key]) -> frozenset[Key]:
         """Return those of the keys that are dirty or have an unsettled intent, right now."""
+
+    async def begin_copy(self, collection: str, *, copying: bool = True) -> CopySnapshot:
+        """Register a watermark; with `copying` False it holds nobody up."""
+
+    async def settled_since(self, snapshot: CopySnapshot, keys: Collection[Key]) -> frozenset[Key]:
+        """Return the keys with an intent unsettled now, or newer than the watermark."""
+
+    async def abandon_copy(self, snapshot: CopySnapshot) -> None:
+        """Forget a watermark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,40 +124,59 @@ class Investigator:
         )
         if not keys:
             return compare(case)
-        facts = await self._facts(pair, keys)
+        (facts,) = await self._facts(keys, pair)
         fenced |= await self.fence.fenced(pair.question.query.collection, keys)
         case = replace(case, evidence=Evidence(fenced=fenced, facts=facts))
         if needs_second_look(case, attribute(case)):
-            case = replace(case, evidence=await self._second_look(case, keys))
+            case = await self._second_look(case, keys)
         return compare(case)
 
-    async def _second_look(self, case: Case, keys: Sequence[Key]) -> Evidence:
-        """Ask everything again; a key that is not the same twice has changed meanwhile."""
-        pair, first = case.pair, case.evidence
-        query = pair.question.query
-        again = replace(
-            pair,
-            control=await self.ask(pair.control.store, query),
-            candidate=await self.ask(pair.candidate.store, query),
+    async def _second_look(self, case: Case, keys: Sequence[Key]) -> Case:
+        """Ask everything again under a watermark of the ledger.
+
+        A key without an intent in flight at the watermark or appended since, and not dirty
+        before or after, was not written between the reads: what still differs, differs.
+        """
+        collection = case.question.query.collection
+        snapshot = await self.fence.begin_copy(collection, copying=False)
+        try:
+            fenced = snapshot.in_flight | await self.fence.fenced(collection, keys)
+            again = replace(
+                case.pair,
+                control=await self.ask(case.control.store, case.question.query),
+                candidate=await self.ask(case.candidate.store, case.question.query),
+            )
+            facts, facts_again = await self._facts(keys, case.pair, again)
+            fenced |= await self.fence.fenced(collection, keys)
+            fenced |= await self.fence.settled_since(snapshot, keys)
+        finally:
+            await self._forget(snapshot)
+        first = case.evidence
+        changed = {key for key in keys if facts[key].digests != first.facts[key].digests}
+        evidence = Evidence(
+            fenced=first.fenced | fenced, unstable=frozenset(changed), facts=facts, looks=2
         )
-        facts = await self._facts(pair, keys)
-        fenced = await self.fence.fenced(query.collection, keys)
-        unstable = {key for key in keys if facts[key].digests != first.facts[key].digests}
-        for before, after in ((pair.control, again.control), (pair.candidate, again.candidate)):
-            unstable |= {key for key in keys if _moved(before, after, key, self.policy)}
-        return Evidence(
-            fenced=first.fenced | fenced, unstable=frozenset(unstable), facts=facts, looks=2
+        return _confirmed(
+            replace(case, evidence=evidence),
+            replace(case, pair=again, evidence=replace(evidence, facts=facts_again)),
         )
 
-    async def _facts(self, pair: Pair, keys: Sequence[Key]) -> dict[Key, Facts]:
-        facts: dict[Key, Facts] = {}
+    async def _forget(self, snapshot: CopySnapshot) -> None:
+        """Give the watermark back; if the ledger does not answer, it expires by itself."""
+        with suppress(CrossfadeError):
+            await self.fence.abandon_copy(snapshot)
+
+    async def _facts(self, keys: Sequence[Key], *pairs: Pair) -> list[dict[Key, Facts]]:
+        """Read the keys on both stores once; return the facts for each pair of answers."""
+        found: list[dict[Key, Facts]] = [{} for _ in pairs]
+        stores, question = (pairs[0].control.store, pairs[0].candidate.store), pairs[0].question
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             chunk = keys[start : start + _KEYS_AT_ONCE]
-            control = await self._get(pair.control.store, pair.question, chunk)
-            candidate = await self._get(pair.candidate.store, pair.question, chunk)
-            for key in chunk:
-                facts[key] = pair.facts(key, control.get(key), candidate.get(key))
-        return facts
+            control, candidate = [await self._get(name, question, chunk) for name in stores]
+            for pair, facts in zip(pairs, found, strict=True):
+                for key in chunk:
+                    facts[key] = pair.facts(key, control.get(key), candidate.get(key))
+        return found
 
     async def _get(
         self, store: str, question: Question, keys: Sequence[Key]
@@ -170,12 +200,22 @@ class Investigator:
         return found
 
 
-def _moved(before: Answer, after: Answer, key: Key, policy: Policy) -> bool:
-    """Return whether one store's two answers disagree about a key."""
-    if (key in before.records) != (key in after.records):
-        return True
-    left, right = before.ranked.score_of().get(key), after.ranked.score_of().get(key)
-    return left is not None and right is not None and policy.wrong(left, right)
+def _confirmed(first: Case, again: Case) -> Case:
+    """Return the first case with what the answers of the second look did not repeat as unstable.
+
+    That the two stores hold other records is proven by the records themselves. That one of them
+    did not return a record, or scored it wrong, must be seen in both pairs of answers.
+    """
+    repeated = {(item.key, item.cause) for item in attribute(again)}
+    doubtful = {
+        item.key
+        for item in attribute(first)
+        if item.cause in (Cause.INDEX_RECALL, Cause.VECTOR)
+        and "vector" not in first.evidence.facts[item.key].differing
+        and (item.key, item.cause) not in repeated
+    }
+    evidence = replace(first.evidence, unstable=first.evidence.unstable | doubtful)
+    return replace(first, evidence=evidence)
 
 
 def _name(error: Exception) -> str:

@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ShadowLedger(Fence, Protocol):
-    """What shadow reads need of the ledger (IntentLog.fenced, RoutingLog.put_shadow)."""
+    """What shadow reads need of the ledger: where keys are in flight, and a place to report."""
 
     async def put_shadow(
         self, replica_id: str, window: str, stats: Mapping[str, JsonValue]
@@ -104,6 +104,7 @@ class ShadowReader:
         self._queue: asyncio.Queue[_Sampled | None] = asyncio.Queue()
         self._queued_records = 0
         self._totals: Counter[str] = Counter()
+        self._flushing = asyncio.Lock()
         self._closed = True
         self._task: asyncio.Task[None] | None = None
 
@@ -160,6 +161,10 @@ class ShadowReader:
 
     async def flush(self) -> None:
         """Store the windows that changed; what the ledger does not take is offered again."""
+        async with self._flushing:  # an older state must not be stored after a newer one
+            await self._flush()
+
+    async def _flush(self) -> None:
         for name, stats in self._windows.changed():
             stored = False
             try:

@@ -21,7 +21,7 @@ from shadow.page.values import (
     txt,
 )
 
-_ROW = 56
+_ROW = 62
 _GUTTER = 64
 _OPEN = 3
 
@@ -77,9 +77,10 @@ def _measures(sample: Json) -> list[Markup]:
         ("RBO", share(num(sample, "rbo"), 3)),
         ("tau-b", share(num(sample, "tau"), 2)),
     ]
+    shown = [el("span", el("b", value), f" {name}") for name, value in pairs]
     if num(sample, "looks") == 2:
-        pairs.append(("confirmed by", "a second look"))
-    return [el("span", el("b", value), f" {name}") for name, value in pairs]
+        shown.append(el("span", "confirmed by a second look"))
+    return shown
 
 
 def _column(answer: Json, role: str) -> Markup:

@@ -18,6 +18,7 @@ from shadow.page.shell import (
     sign,
     table,
     verdict,
+    with_code,
 )
 from shadow.page.values import (
     DASH,
@@ -73,13 +74,17 @@ def gate_verdict(report: Json) -> Markup:
             False,
             f"The {candidate} store is not ready: {plural(len(failing), 'condition')} of "
             f"{len(conditions)} not met.",
-            "; ".join(txt(item, "detail") for item in failing),
+            f"Not met: {', '.join(_short(item) for item in failing)}.",
         )
     return verdict(
         True,
         f"The {candidate} store answers as the control does.",
         f"{plural(queries, 'query')} compared, every condition of the gate is met.",
     )
+
+
+def _short(condition: Json) -> str:
+    return txt(condition, "name").removeprefix("shadow: ")
 
 
 def shadow_sections(report: Json) -> list[Markup]:
@@ -132,9 +137,8 @@ def _gate(report: Json) -> Markup:
     lines = []
     for item in rows(report, "gate", "conditions"):
         good = at(item, "passed") is True
-        remedy = el("p", txt(item, "remedy"), class_="remedy") if not good else NOTHING
-        name = txt(item, "name").removeprefix("shadow: ")
-        text = el("div", el("b", name), el("p", txt(item, "detail")), remedy)
+        remedy = el("p", with_code(txt(item, "remedy")), class_="remedy") if not good else NOTHING
+        text = el("div", el("b", _short(item)), el("p", txt(item, "detail")), remedy)
         lines.append(el("li", sign(good), text, class_="met" if good else "unmet"))
     return section("The gate", el("ul", *lines, class_="gate")) if lines else NOTHING
 

@@ -114,3 +114,9 @@ def table(
 def footer(*lines: str) -> Markup:
     """Return the small print."""
     return el("footer", *(el("p", line) for line in lines if line))
+
+
+def with_code(text: str) -> Markup:
+    """Return text in which what stands between backticks is set as code."""
+    parts = text.split("`")
+    return joined(el("code", part) if index % 2 else part for index, part in enumerate(parts))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from proxy.clock import SystemClock
 from proxy.dataplane import Reading
 from proxy.errors import CrossfadeError
 from proxy.layouts import Column, ColumnKind, Layout, StoreSchema
-from proxy.ledger.types import Phase, Routing
+from proxy.ledger.types import CopySnapshot, Phase, Routing
 from proxy.model import (
     CollectionSpec,
     FieldSpec,
@@ -153,18 +154,29 @@ class FaultyStore(MemoryStore):
 
 
 class FakeLedger:
-    """Knows which keys are in flight, and keeps the statistics it is given."""
+    """Knows which keys are in flight or were written, and keeps the statistics it is given."""
 
     def __init__(self) -> None:
         self.in_flight: set[Key] = set()
+        self.written: list[Key] = []
+        self.watermarks = 0
         self.error: CrossfadeError | None = None
         self.fences = 0
         self.after_fence: Callable[[int], Awaitable[None]] | None = None
         self.put = asyncio.Event()
         self.stored: dict[tuple[str, str], Mapping[str, JsonValue]] = {}
 
+    @contextmanager
+    def writing(self, key: Key) -> Iterator[None]:
+        """Append an intent, and settle it at the end."""
+        self.in_flight.add(key)
+        self.written.append(key)
+        try:
+            yield
+        finally:
+            self.in_flight.discard(key)
+
     async def fenced(self, collection: str, keys: Collection[Key]) -> frozenset[Key]:
-        assert collection == "documents"
         self.fences += 1
         if self.error is not None:
             raise self.error
@@ -172,6 +184,22 @@ class FakeLedger:
         if self.after_fence is not None:
             await self.after_fence(self.fences)
         return fenced
+
+    async def begin_copy(self, collection: str, *, copying: bool = True) -> CopySnapshot:
+        assert not copying
+        self.watermarks += 1
+        return CopySnapshot(
+            snapshot_id=len(self.written),
+            collection=collection,
+            in_flight=frozenset(self.in_flight),
+        )
+
+    async def settled_since(self, snapshot: CopySnapshot, keys: Collection[Key]) -> frozenset[Key]:
+        newer = set(self.written[snapshot.snapshot_id :]) | self.in_flight
+        return frozenset(keys) & newer
+
+    async def abandon_copy(self, snapshot: CopySnapshot) -> None:
+        self.watermarks -= 1
 
     async def put_shadow(
         self, replica_id: str, window: str, stats: Mapping[str, JsonValue]

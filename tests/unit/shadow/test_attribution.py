@@ -62,7 +62,7 @@ async def test_a_record_written_to_both_after_the_control_was_read_is_in_flight(
     await bench.fill(z=0.95)
     found = await bench.judge(reading)
     assert isinstance(found, Comparison)
-    assert causes(found) == {"c": "in_flight", "z": "in_flight"}
+    assert causes(found) == {"c": "displaced", "z": "in_flight"}
     assert found.case.evidence.looks == 2
     assert found.likeness.overlap_excused == 1
 
@@ -98,6 +98,21 @@ async def test_a_write_that_settles_between_the_two_looks_is_in_flight() -> None
     bench.ledger.after_fence = settle_unseen
     found = await bench.compared(nearest())
     assert causes(found) == {"a": "in_flight"}
+
+
+async def test_a_key_deleted_and_written_again_and_deleted_between_the_looks_is_in_flight() -> None:
+    bench = await Bench().fill(a=0.9, b=0.8)
+    await bench.new.put("c", 0.95)  # on the candidate alone, at both looks
+
+    async def write_unseen(fences: int) -> None:
+        if fences == 3:  # inside the second look; nothing of it can be seen in the two stores
+            with bench.ledger.writing(key("c")):
+                pass
+
+    bench.ledger.after_fence = write_unseen
+    found = await bench.compared(nearest())
+    assert causes(found) == {"c": "in_flight"}
+    assert bench.ledger.watermarks == 0
 
 
 async def test_ids_tied_at_the_cut_are_ties_and_excused() -> None:
@@ -262,7 +277,7 @@ async def test_a_row_inserted_while_a_page_is_read_is_in_flight() -> None:
     await bench.fill(a=0.5)
     found = await bench.judge(reading)
     assert isinstance(found, Comparison)
-    assert causes(found) == {"d": "in_flight", "a": "in_flight"}
+    assert causes(found) == {"d": "displaced", "a": "in_flight"}
     assert found.likeness.overlap_excused == 1
 
 
