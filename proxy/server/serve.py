@@ -134,7 +134,13 @@ def _chores(
         sweep_every_s=settings.ledger.lease_s / 4,
         hold_max_s=settings.switch.drain_timeout_s + settings.writes.hold_max_s,
     )
-    gauges = GaugePoller(parts.control, parts.stores, telemetry.metrics, clock=clock)
+    gauges = GaugePoller(
+        parts.control,
+        parts.stores,
+        telemetry.metrics,
+        clock=clock,
+        shadow=parts.shadow.gauges,
+    )
     return (
         ("membership", parts.member.run()),
         ("settle", parts.settle.run()),

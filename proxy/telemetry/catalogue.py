@@ -74,8 +74,14 @@ STORE_POOL = MetricSpec(
 STORE_UP = MetricSpec(
     name="crossfade.store.up",
     kind=Kind.GAUGE,
-    labels=("store", "role"),
+    labels=("store",),
     help="1 if the store answers this replica.",
+)
+STORE_PRIMARY = MetricSpec(
+    name="crossfade.store.primary",
+    kind=Kind.GAUGE,
+    labels=("store",),
+    help="1 for the store whose answer is the truth, 0 for the other.",
 )
 BREAKER_OPEN = MetricSpec(
     name="crossfade.breaker.open",
@@ -126,7 +132,7 @@ SHADOW = MetricSpec(
     name="crossfade.shadow.reads",
     kind=Kind.COUNTER,
     labels=("outcome",),
-    help="Shadow reads by what became of them (compared, dropped, failed, ...).",
+    help="Shadow reads: observed, and what became of them (compared, dropped, failed, ...).",
 )
 PHASE = MetricSpec(
     name="crossfade.phase",
@@ -144,9 +150,6 @@ TRAFFIC = MetricSpec(
 )
 HOLD = MetricSpec(
     name="crossfade.writes.held", kind=Kind.GAUGE, help="1 while writes wait for a swap."
-)
-PRIMARY_NEW = MetricSpec(
-    name="crossfade.primary.new", kind=Kind.GAUGE, help="1 if the new store is the primary."
 )
 REPLICAS = MetricSpec(
     name="crossfade.replicas",
@@ -211,6 +214,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     LEDGER_DURATION,
     STORE_POOL,
     STORE_UP,
+    STORE_PRIMARY,
     BREAKER_OPEN,
     INTENTS_APPENDED,
     INTENTS_SETTLED,
@@ -224,7 +228,6 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     EPOCH,
     TRAFFIC,
     HOLD,
-    PRIMARY_NEW,
     REPLICAS,
     FLAG_ERRORS,
     JOB_ROWS,

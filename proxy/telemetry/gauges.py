@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from proxy.clock import Clock
 from proxy.controlplane import ControlPlane, Status
@@ -26,12 +26,20 @@ class GaugePoller:
         *,
         clock: Clock,
         interval_s: float = 5.0,
+        shadow: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        """Make a poller.
+
+        Args:
+            shadow: returns running totals of shadow reads by outcome ("queued" is no total).
+        """
         self._control = control
         self._stores = stores
         self._metrics = metrics
         self._clock = clock
         self._interval_s = interval_s
+        self._shadow = shadow
+        self._shadow_seen: dict[str, float] = {}
 
     async def run(self) -> None:
         """Poll until cancelled. While the ledger is away the gauges grow old and say so."""
@@ -50,7 +58,15 @@ class GaugePoller:
         """Set the gauges once. Raises what `ControlPlane.status` raises."""
         for name, store in self._stores.items():
             self._metrics.pool(name, store.stats())
+        self._count_shadow()
         report_status(await self._control.status(), self._metrics)
+
+    def _count_shadow(self) -> None:
+        for outcome, total in self._shadow().items():
+            new = total - self._shadow_seen.get(outcome, 0)
+            if outcome != "queued" and new > 0:
+                self._metrics.shadow(outcome, int(new))
+                self._shadow_seen[outcome] = total
 
 
 def report_status(status: Status, metrics: Metrics) -> None:

@@ -126,7 +126,6 @@ class Metrics:
         self._set(catalogue.EPOCH, routing.epoch, {})
         self._set(catalogue.TRAFFIC, routing.percent, {})
         self._set(catalogue.HOLD, float(routing.hold), {})
-        self._set(catalogue.PRIMARY_NEW, float(routing.primary == "new"), {})
 
     def ledger(self, *, unsettled: int, dirty: Mapping[str, int], dead_letters: int) -> None:
         """What waits in the ledger. A collection that is not named any more is at zero."""
@@ -138,11 +137,11 @@ class Metrics:
         self._polled_at = self._now()
 
     def store(self, name: str, role: str, *, healthy: bool, breaker: str) -> None:
-        """A store's health; the other role of the store is at zero."""
-        other = "secondary" if role == "primary" else "primary"
-        self._set(catalogue.STORE_UP, float(healthy), {"store": name, "role": role})
-        self._set(catalogue.STORE_UP, 0.0, {"store": name, "role": other})
-        self._set(catalogue.BREAKER_OPEN, _BREAKER.get(breaker, 1.0), {"store": name})
+        """A store's health and role."""
+        labels = {"store": name}
+        self._set(catalogue.STORE_UP, float(healthy), labels)
+        self._set(catalogue.STORE_PRIMARY, float(role == "primary"), labels)
+        self._set(catalogue.BREAKER_OPEN, _BREAKER.get(breaker, 1.0), labels)
 
     def pool(self, store: str, stats: Mapping[str, float]) -> None:
         """The gauges of a store's adapter."""

@@ -125,8 +125,10 @@ async def test_a_status_sets_the_gauges_and_a_collection_that_is_clean_goes_to_z
     assert value("crossfade_ledger_unsettled") == 7
     assert value("crossfade_ledger_dirty", collection="documents") == 3
     assert value("crossfade_breaker_open", store="new") == 1
-    assert value("crossfade_store_up", store="new", role="secondary") == 0
-    assert value("crossfade_store_up", store="old", role="primary") == 1
+    assert value("crossfade_store_up", store="new") == 0
+    assert value("crossfade_store_up", store="old") == 1
+    assert value("crossfade_store_primary", store="old") == 1
+    assert value("crossfade_store_primary", store="new") == 0
     assert value("crossfade_replicas", state="alive") == 2
     assert value("crossfade_replicas", state="behind") == 1
     assert value("crossfade_job_progress", kind="backfill") == 0.25
@@ -164,6 +166,7 @@ async def test_polling_goes_on_through_an_outage_and_warns_once(
         telemetry.metrics,
         clock=SystemClock(),
         interval_s=0.001,
+        shadow=lambda: {"observed": 5, "queued": 2},
     )
     task = asyncio.create_task(poller.run())
     async with asyncio.timeout(5):
@@ -172,6 +175,8 @@ async def test_polling_goes_on_through_an_outage_and_warns_once(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert sum("gauges cannot be read" in line.message for line in caplog.records) == 1
+    observed = {"outcome": "observed", "crossfade_migration": "docs"}
+    assert telemetry.registry.get_sample_value("crossfade_shadow_reads_total", observed) == 5
     labels = {"store": "old", "state": "records", "crossfade_migration": "docs"}
     assert telemetry.registry.get_sample_value("crossfade_store_pool", labels) == 0
     await telemetry.close()
