@@ -27,7 +27,7 @@ from crossfade.storage.v1 import storage_pb2 as pb
 from proxy.dataplane import BatchItem, RequestContext, WriteAck
 from proxy.errors import Ambiguous, Corrupt, Reason, Rejected, StaleEpoch
 from proxy.errors import Unavailable as StoreDown
-from proxy.fronts.native import rpc
+from proxy.fronts.native import errors, rpc
 from proxy.fronts.native.context import Deadlines
 from proxy.fronts.native.rpc import Pipeline, Reply, Unary
 from tests.wire_fakes import FakeDataPlane
@@ -286,7 +286,7 @@ async def test_a_deadline_of_the_client_ends_the_call(
 ) -> None:
     plane.gate = asyncio.Event()
     with pytest.raises(DeadlineExceeded) as caught:
-        await client.scoped(timeout_s=0.05).upsert("documents", KEY, {"content": "x"})
+        await client.scoped(timeout_s=0.5).upsert("documents", KEY, {"content": "x"})
     assert caught.value.maybe_applied
     async with asyncio.timeout(5):
         await plane.cancelled.wait()
@@ -351,9 +351,12 @@ async def test_retries_are_bounded_and_the_last_error_is_raised() -> None:
     assert len(plane.contexts) == 3
 
 
-async def test_no_retry_begins_that_could_not_end_in_time() -> None:
-    plane = Flaky(failures=[StoreDown("Down.")] * 9)  # it advises to wait half a second
-    async with serving(plane) as server, AsyncClient(target_of(server), timeout_s=0.3) as client:
+async def test_no_retry_begins_that_could_not_end_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(errors, "_RETRY_S", 60.0)
+    plane = Flaky(failures=[StoreDown("Down.")] * 9)
+    async with serving(plane) as server, AsyncClient(target_of(server), timeout_s=50) as client:
         with pytest.raises(Unavailable):
             await client.get("documents", KEY)
     assert len(plane.contexts) == 1
@@ -366,6 +369,20 @@ async def test_what_a_retry_cannot_help_is_not_tried_again() -> None:
             with pytest.raises(CallError, match=code):
                 await client.get("documents", KEY)
     assert len(plane.contexts) == 3
+
+
+async def test_a_replica_that_stops_is_passed_over() -> None:
+    first, second = FakeDataPlane(), FakeDataPlane()
+    async with serving(second) as survivor, serving(first) as leaver:
+        target = f"ipv4:{target_of(leaver)},{target_of(survivor)}"
+        async with AsyncClient(target) as client:
+            while not (first.contexts and second.contexts):  # both are in use
+                await client.get("documents", KEY)
+            await leaver.stop(0)
+            served = len(second.contexts)
+            for _ in range(20):
+                await client.get("documents", KEY)
+    assert len(second.contexts) == served + 20
 
 
 async def test_a_proxy_that_is_not_there_is_unavailable(client: AsyncClient) -> None:

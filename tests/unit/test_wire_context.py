@@ -5,12 +5,24 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import Rejected
-from proxy.fronts.native.context import DATA_DEADLINES, Deadlines, read_head, request_context
+from proxy.fronts.native.context import (
+    DATA_DEADLINES,
+    Deadlines,
+    given_id,
+    read_head,
+    request_context,
+)
 
 
 def test_without_metadata_the_request_is_named_and_sticks_to_nothing() -> None:
     head = read_head((("user-agent", "x"),), "fresh")
     assert (head.request_id, head.targeting_key, head.idempotency_key) == ("fresh", "fresh", "")
+
+
+def test_a_request_id_that_is_refused_names_nothing() -> None:
+    assert given_id((("x-request-id", "r-1"),), "fresh") == "r-1"
+    for wrong in ("", "x" * 129, "a\nb", b"r-1"):
+        assert given_id((("x-request-id", wrong),), "fresh") == "fresh"
 
 
 def test_everything_a_client_may_say_is_heard() -> None:

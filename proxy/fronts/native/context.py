@@ -56,13 +56,13 @@ class CallHead:
     attributes: dict[str, str]
 
 
-def read_head(metadata: Metadata, fresh_id: str) -> CallHead:
-    """Return the head of a call.
+def read_head(metadata: Metadata, request_id: str) -> CallHead:
+    """Return the head of a call whose id `given_id` told.
 
     Raises:
         Rejected: INVALID_ARGUMENT, a value is empty, too long or not visible ASCII.
     """
-    found = {REQUEST_ID: fresh_id, TARGETING_KEY: "", IDEMPOTENCY_KEY: ""}
+    found = {REQUEST_ID: request_id, TARGETING_KEY: "", IDEMPOTENCY_KEY: ""}
     attributes: dict[str, str] = {}
     problems: list[Violation] = []
     for name, value in metadata:
@@ -84,9 +84,21 @@ def read_head(metadata: Metadata, fresh_id: str) -> CallHead:
     )
 
 
+def given_id(metadata: Metadata, fresh_id: str) -> str:
+    """Return the caller's request id, or the fresh one if there is none or it is not acceptable."""
+    for name, value in metadata:
+        if name == REQUEST_ID and isinstance(value, str) and _is_visible(value):
+            return value
+    return fresh_id
+
+
+def _is_visible(text: str) -> bool:
+    return 1 <= len(text) <= VALUE_CHARACTERS_MAX and text.isascii() and text.isprintable()
+
+
 def _checked(name: str, value: str | bytes, problems: list[Violation]) -> str:
     text = value if isinstance(value, str) else value.decode("latin-1")
-    if 1 <= len(text) <= VALUE_CHARACTERS_MAX and text.isascii() and text.isprintable():
+    if _is_visible(text):
         return text
     expected = f"1 to {VALUE_CHARACTERS_MAX} visible ASCII characters"
     problems.append(

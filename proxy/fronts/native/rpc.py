@@ -24,6 +24,7 @@ from proxy.fronts.native.context import (
     SECONDARY_PENDING,
     Deadlines,
     NewId,
+    given_id,
     new_request_id,
     read_head,
     request_context,
@@ -103,11 +104,10 @@ class Pipeline:
 
     async def _unary(self, path: str, method: Unary, raw: bytes, rpc: Context) -> bytes:
         metadata = _metadata(rpc)
-        request_id = self.new_id()
-        with self.telemetry.start_rpc(path, _given_id(metadata, request_id), metadata) as span:
+        request_id = given_id(metadata, self.new_id())
+        with self.telemetry.start_rpc(path, request_id, metadata) as span:
             try:
                 head = read_head(metadata, request_id)
-                request_id = head.request_id
                 context = request_context(head, self.deadlines.left_s(rpc.time_remaining()))
                 reply = await _handled(method, parsed(method.request, raw), context)
                 data = self._serialised(reply.message)
@@ -124,11 +124,10 @@ class Pipeline:
         self, path: str, method: Stream, raw: bytes, rpc: Context
     ) -> AsyncIterator[bytes]:
         metadata = _metadata(rpc)
-        request_id = self.new_id()
-        with self.telemetry.start_rpc(path, _given_id(metadata, request_id), metadata) as span:
+        request_id = given_id(metadata, self.new_id())
+        with self.telemetry.start_rpc(path, request_id, metadata) as span:
             try:
                 head = read_head(metadata, request_id)
-                request_id = head.request_id
                 context = request_context(head, self.deadlines.left_s(rpc.time_remaining()))
                 async for message in method.handle(parsed(method.request, raw), context):
                     yield self._serialised(message)
@@ -181,11 +180,6 @@ async def _handled(method: Unary, request: Message, context: RequestContext) -> 
 
 def _metadata(rpc: Context) -> Metadata:
     return cast(Metadata, rpc.invocation_metadata() or ())
-
-
-def _given_id(metadata: Metadata, fresh_id: str) -> str:
-    """Return the request id for the span; one that is wrong is refused a moment later."""
-    return next((str(value) for name, value in metadata if name == REQUEST_ID), fresh_id)
 
 
 def _failed(error: Exception, path: str, request_id: str, span: RpcSpan) -> Failure:
