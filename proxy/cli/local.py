@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -53,8 +53,13 @@ def make_parts(config: Config) -> Parts:
 
 
 @asynccontextmanager
-async def reconciler(config: Config, tools: Tools | None = None) -> AsyncIterator[Reconciler]:
+async def reconciler(
+    config: Config, tools: Tools | None = None, *, wrap: Callable[[Store], Store] | None = None
+) -> AsyncIterator[Reconciler]:
     """Open stores and ledger and hand out a reconciler; everything is closed at the end.
+
+    Args:
+        wrap: puts something around each store (telemetry).
 
     Raises:
         Unavailable: a store or the ledger does not answer; the message says which.
@@ -69,8 +74,11 @@ async def reconciler(config: Config, tools: Tools | None = None) -> AsyncIterato
         for store in parts.stores.values():
             stack.push_async_callback(store.close)
             await store.open()
+        stores = parts.stores
+        if wrap is not None:
+            stores = {name: wrap(store) for name, store in stores.items()}
         yield Reconciler(
-            parts.stores, parts.ledger, config.settings.reconcile, owner=owner_name(), tools=tools
+            stores, parts.ledger, config.settings.reconcile, owner=owner_name(), tools=tools
         )
 
 

@@ -19,6 +19,7 @@ from proxy.cli.session import (
 
 if TYPE_CHECKING:
     from proxy.config.loader import Config
+    from proxy.stores.base import Store
 
 
 def reconcile(
@@ -57,6 +58,7 @@ def reconcile(
 
 async def _serve(config: Config, metrics_address: str, output: Output) -> None:
     from proxy.cli.local import owner_name, reconciler
+    from proxy.telemetry.instrument import InstrumentedStore
     from proxy.telemetry.jobs import JobMetrics
     from proxy.telemetry.setup import build_telemetry
     from reconcile.jobs import Tools
@@ -67,9 +69,13 @@ async def _serve(config: Config, metrics_address: str, output: Output) -> None:
         migration=config.settings.migration,
         metrics_address=metrics_address,
     )
+
+    def instrumented(store: Store) -> Store:
+        return InstrumentedStore(store, telemetry.tracing, telemetry.metrics)
+
     try:
         tools = Tools(observer=JobMetrics(telemetry.metrics))
-        async with reconciler(config, tools) as worker:
+        async with reconciler(config, tools, wrap=instrumented) as worker:
             if output.as_json:
                 output.line({"event": "ready", "metrics": telemetry.metrics_address})
             else:
