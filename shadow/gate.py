@@ -123,20 +123,33 @@ def _latency(
     control = add_all([group.control_ms for group in groups.values()])
     shadow = add_all([group.candidate_ms for group in groups.values()])
     ratio = p95_ratio(control, shadow)
-    passed, detail = settings.gate_queries_min == 0, "none measured"
+    passed, detail = settings.gate_queries_min == 0, ""
     if ratio is not None:
-        passed = ratio <= settings.gate_latency_ratio_max
+        passed = not _surely_slower(control, shadow, settings)
         detail = (
             f"p95 of {candidate!r} is {shadow.percentile_ms(95):.2f} ms, {ratio:.2f} times the "
-            f"control's {control.percentile_ms(95):.2f} ms, at most "
-            f"{settings.gate_latency_ratio_max:.2f} allowed"
+            f"control's {control.percentile_ms(95):.2f} ms; at most "
+            f"{settings.gate_latency_ratio_max:.2f} times and "
+            f"{settings.gate_latency_slack_ms:g} ms allowed, beyond doubt (95 %)"
         ) + _slowest(groups)
     return Precondition(
         name="shadow: latency",
         passed=passed,
-        detail=detail,
+        detail=detail or "none measured",
         remedy="Check that the new store's index is used and its cache is warm.",
     )
+
+
+def _surely_slower(control: Latencies, candidate: Latencies, settings: ShadowSettings) -> bool:
+    """Return whether the candidate's p95 is above the limit even by its least likely value.
+
+    Few queries leave a wide doubt, many leave a narrow one.
+    """
+    left, right = control.bounds_ms(95), candidate.bounds_ms(95)
+    if left is None or right is None:
+        return False
+    limit_ms = left[1] * settings.gate_latency_ratio_max + settings.gate_latency_slack_ms
+    return right[0] > limit_ms
 
 
 def p95_ratio(control: Latencies, candidate: Latencies) -> float | None:

@@ -63,11 +63,26 @@ class Latencies:
 
     def percentile_ms(self, percent: float) -> float | None:
         """Return the nearest-rank percentile (the middle of its bucket), None of nothing."""
-        rank = max(1, math.ceil(self.count * percent / 100))
-        seen = 0
+        return self._at_rank(math.ceil(self.count * percent / 100))
+
+    def bounds_ms(self, percent: float) -> tuple[float, float] | None:
+        """Return a 95 % confidence interval of a percentile, None of nothing.
+
+        The ranks of a percentile are binomial (B. Arnold and others: A First Course in Order
+        Statistics, section 7.2); here by the normal approximation.
+        """
+        share, count = percent / 100, self.count
+        spread = 1.96 * math.sqrt(count * share * (1 - share))
+        low = self._at_rank(math.floor(count * share - spread))
+        high = self._at_rank(math.ceil(count * share + spread) + 1)
+        return None if low is None or high is None else (low, high)
+
+    def _at_rank(self, rank: int) -> float | None:
+        """Return the latency at a rank, counted from 1; ranks outside are the nearest inside."""
+        wanted, seen = min(max(1, rank), self.count), 0
         for index in sorted(self.buckets):
             seen += self.buckets[index]
-            if seen >= rank:
+            if seen >= wanted:
                 return bucket_ms(index + 0.5)
         return None
 

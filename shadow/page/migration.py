@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from proxy.model import JsonValue
 from shadow.page import charts
-from shadow.page.markup import NOTHING, Child, Markup, el
+from shadow.page.markup import NOTHING, Child, Markup, el, joined
 from shadow.page.shadow import gate_verdict, shadow_sections
 from shadow.page.shell import (
     figure,
@@ -18,6 +19,7 @@ from shadow.page.shell import (
     section,
     table,
     verdict,
+    with_code,
 )
 from shadow.page.values import (
     DASH,
@@ -36,8 +38,16 @@ from shadow.page.values import (
 )
 
 STALL_LIMIT_MS = 250.0
+_STRIP = 46
+_NUMBERED = 0.03
 _EVENTS_MAX = 200
 _DAMAGE_MAX = 100
+_REASONS_MAX = 12
+_FINDERS = (
+    ("verify", ("verify", "samples")),
+    ("the independent check", ("independent_check", "differences")),
+    ("the damage done on purpose", ("damage",)),
+)
 _VERIFY_ZEROS = ("mismatched", "missing", "extra")
 
 
@@ -54,7 +64,7 @@ def migration_page(data: Json) -> str:
         masthead("Migration report", name, facts),
         _verdict(data),
         _zeros(data),
-        _damage(data),
+        _differences(data),
         _phases(data),
         _swaps(data),
         _load(data),
@@ -86,31 +96,39 @@ def _verdict(data: Json) -> Markup:
         )
     if good is None and not wrong:
         return verdict(None, "This migration has not been judged.")
-    reasons = "; ".join(wrong) or "the run did not finish; see the event log below"
-    return verdict(False, "Not passed.", reasons + ".")
+    reasons = wrong or ["The run did not finish; see the event log below."]
+    return verdict(False, "Not passed.", *(with_code(reason) for reason in reasons[:_REASONS_MAX]))
 
 
 def _wrong(data: Json) -> list[str]:
-    """Name everything that has to be zero and is not."""
+    """Say why the run did not pass: its own sentences, or whatever should be zero and is not."""
+    told = [str(reason) for reason in items(data, "failures")]
+    if told:
+        return told
     found = []
     for name, word in (("failed_requests", "failed request"), ("lost_writes", "lost write")):
         number = num(data, name) or 0
         if number:
-            found.append(plural(number, word))
+            found.append(f"{plural(number, word)}.")
     for name in _VERIFY_ZEROS:
         number = num(data, "verify", name) or 0
         if number:
-            found.append(f"{plural(number, 'record')} {name}")
+            found.append(f"{plural(number, 'record')} {name}.")
     return found
 
 
 def _zeros(data: Json) -> Markup:
     stalls = [value for item in rows(data, "swaps") if (value := num(item, "stall_ms")) is not None]
     longest = max(stalls, default=None)
+    live = sum(num(data, name) or 0 for name in ("live_writes", "live_reads", "live_searches"))
+    verified = num(data, "verify", "matched") or 0
     zeros = [
-        _zero(num(data, "failed_requests"), "failed requests"),
-        _zero(num(data, "lost_writes"), "lost writes"),
-        *(_zero(num(data, "verify", name), f"records {name}") for name in _VERIFY_ZEROS),
+        _zero(num(data, "failed_requests"), "failed requests", measured=live > 0),
+        _zero(num(data, "lost_writes"), "lost writes", measured=bool(num(data, "live_writes"))),
+        *(
+            _zero(num(data, "verify", name), f"records {name}", measured=verified > 0)
+            for name in _VERIFY_ZEROS
+        ),
     ]
     others = [
         figure(count(num(data, "verify", "matched")), "records match on both stores"),
@@ -119,39 +137,63 @@ def _zeros(data: Json) -> Markup:
         figure(count(num(data, "live_searches")), "live searches"),
         figure(milliseconds(longest), "longest write stall"),
     ]
-    return el(
-        "section",
-        figures(*zeros, style="zeros"),
-        figures(*others),
-        class_="plain",
-    )
+    return el("section", figures(*zeros, style="zeros"), figures(*others), class_="plain")
 
 
-def _zero(number: float | None, label: str) -> Markup:
-    state = "" if number is None else "good" if number == 0 else "bad"
-    return figure(count(number), label, state=state)
+def _zero(number: float | None, label: str, *, measured: bool) -> Markup:
+    """A zero is good news only if there was something to count."""
+    if number is None or (number == 0 and not measured):
+        return figure(DASH, label, note="not measured")
+    return figure(count(number), label, state="good" if number == 0 else "bad")
 
 
-def _damage(data: Json) -> Markup:
-    damage = rows(data, "damage")
-    if not damage:
+def _differences(data: Json) -> Markup:
+    """Name every record that differs, by whoever found it."""
+    found: dict[tuple[str, str], _Differing] = {}
+    for finder, path in _FINDERS:
+        for item in rows(data, *path):
+            place = (txt(item, "collection"), _key(item))
+            known = found.setdefault(place, _Differing(kind=txt(item, "kind")))
+            known.finders.append(finder)
+            known.fields.update(str(name) for name in items(item, "fields"))
+    if not found:
         return NOTHING
-    heads = (("", "collection"), ("", "key"), ("", "what"), ("", "fields"))
+    heads = (("", "collection"), ("", "key"), ("", "what"), ("", "fields"), ("wide", "named by"))
     lines: list[Sequence[Child]] = [
         (
-            txt(item, "collection"),
-            el("code", txt(item, "key")),
-            txt(item, "kind"),
-            ", ".join(str(name) for name in items(item, "fields")),
+            collection,
+            el("code", key),
+            one.kind,
+            ", ".join(sorted(one.fields)),
+            " and ".join(dict.fromkeys(one.finders)),
         )
-        for item in damage[:_DAMAGE_MAX]
+        for (collection, key), one in list(found.items())[:_DAMAGE_MAX]
     ]
-    more = len(damage) - _DAMAGE_MAX
+    more = len(found) - _DAMAGE_MAX
     return section(
         "Records that differ",
         table(heads, lines),
         el("p", f"and {count(more)} more", class_="note") if more > 0 else NOTHING,
-        note="Named by verify: missing is on the primary alone, extra on the secondary alone.",
+        note="Missing: on the primary alone. Extra: on the secondary alone.",
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Differing:
+    """One record that differs: how, in which fields, and who found it."""
+
+    kind: str
+    fields: set[str] = field(default_factory=set)
+    finders: list[str] = field(default_factory=list)
+
+
+def _key(item: Json) -> str:
+    """Return a key as its one text form, whether it came as that or as a list."""
+    key = item.get("key")
+    return (
+        key
+        if isinstance(key, str)
+        else json.dumps(key, ensure_ascii=False, default=str, separators=(",", ":"))
     )
 
 
@@ -202,10 +244,10 @@ def _phase(index: int, item: Json, most: float) -> Sequence[Child]:
 
 
 def _timeline(phases: Sequence[Json]) -> Markup:
-    """A strip of the whole run, each phase in the mix of the two stores' colours it read from."""
-    spans = [(num(item, "started_s"), num(item, "duration_s") or 0.0) for item in phases]
+    """Draw the whole run: in each phase, the share of reads that either store answers."""
     begun, places = 0.0, []
-    for started, lasted in spans:
+    for item in phases:
+        started, lasted = num(item, "started_s"), num(item, "duration_s") or 0.0
         begin = begun if started is None else started
         places.append((begin, lasted))
         begun = begin + lasted
@@ -213,59 +255,76 @@ def _timeline(phases: Sequence[Json]) -> Markup:
     whole = max(begin + lasted for begin, lasted in places) - first
     if whole <= 0:
         return NOTHING
-    bars = []
-    for index, (item, (begin, lasted)) in enumerate(zip(phases, places, strict=True), start=1):
-        left, width = (begin - first) / whole, max(0.003, lasted / whole)
-        name = txt(item, "phase")
-        title = el("title", f"{index}. {name}: {duration(lasted)}")
-        mix = f"--mix:{_mix(name):g}%"
-        bars.append(
-            el(
-                "rect",
-                title,
-                x=charts.pct(left),
-                width=charts.pct(width),
-                y=0,
-                height=34,
-                class_="phase",
-                style=mix,
-            )
-        )
-        if width > 0.035:
-            middle = charts.pct(left + width / 2)
-            bars.append(
-                el("text", str(index), x=middle, y=22, text_anchor="middle", class_="inside")
-            )
+    bars = [
+        _slice(index, item, (begin - first) / whole, lasted / whole)
+        for index, (item, (begin, lasted)) in enumerate(zip(phases, places, strict=True), start=1)
+    ]
     ends = (("0", "start", "0 s"), ("100%", "end", duration(whole)))
-    ticks = [el("text", text, x=x, y=50, text_anchor=a, class_="tick") for x, a, text in ends]
-    return el(
+    ticks = [
+        el("text", text, x=x, y=_STRIP + 17, text_anchor=anchor, class_="tick")
+        for x, anchor, text in ends
+    ]
+    strip = el(
         "svg",
         *bars,
         *ticks,
         class_="chart",
         width="100%",
-        height=56,
+        height=_STRIP + 22,
         role="img",
-        aria_label="Timeline of the phases",
+        aria_label="Timeline of the phases, with the share of reads that each store answers",
     )
+    legend = el(
+        "p",
+        el("span", el("i", class_="key control"), "old answers reads", class_="legend"),
+        el("span", el("i", class_="key candidate"), "new answers reads", class_="legend"),
+        class_="legends",
+    )
+    return el("div", strip, legend)
 
 
-def _mix(phase: str) -> float:
-    """Return how much of the traffic the new store answers, 0..100, told by the phase's name."""
+def _slice(index: int, phase: Json, left: float, share: float) -> Markup:
+    """One phase of the timeline: the new store's share grows from the bottom."""
+    name, width = txt(phase, "phase"), max(0.003, share)
+    new = _new_share(name)
+    top = _STRIP * (1 - new)
+    title = el("title", f"{index}. {name}: {duration(num(phase, 'duration_s'))}")
+    place = {"x": charts.pct(left), "width": charts.pct(width)}
+    parts = [
+        el("rect", title, y=0, height=top, class_="phase old", **place) if top else NOTHING,
+        el("rect", title, y=top, height=_STRIP - top, class_="phase new", **place)
+        if new
+        else NOTHING,
+        el("line", x1=place["x"], x2=place["x"], y1=0, y2=_STRIP, class_="cut"),
+    ]
+    if width > _NUMBERED:
+        middle = charts.pct(left + width / 2)
+        parts.append(
+            el(
+                "text",
+                str(index),
+                x=middle,
+                y=_STRIP / 2 + 5,
+                text_anchor="middle",
+                class_="inside",
+            )
+        )
+    return joined(parts)
+
+
+def _new_share(phase: str) -> float:
+    """Return the share of reads that the new store answers, 0..1, told by the phase's name."""
     name = phase.lower()
     ramp = re.search(r"(\d+(?:\.\d+)?)\s*%", name)
     if ramp:
-        return min(100.0, float(ramp.group(1)))
-    if "rollback" in name or "old" in name:
+        return min(100.0, float(ramp.group(1))) / 100
+    if "rollback" in name:
         return 0.0
-    if "new" in name or "cutover" in name or "final" in name:
-        return 100.0
-    known = {"dual": 8.0, "backfill": 16.0, "verify": 24.0, "shadow": 32.0, "ramp": 50.0}
-    return next((mix for word, mix in known.items() if word in name), 50.0)
+    return 1.0 if any(word in name for word in ("new", "cutover", "final")) else 0.0
 
 
 def _side(phase: str) -> str:
-    return "candidate" if _mix(phase) > 50 else "control"
+    return "candidate" if _new_share(phase) > 0.5 else "control"
 
 
 def _swaps(data: Json) -> Markup:
@@ -286,38 +345,57 @@ def _swaps(data: Json) -> Markup:
     heads = (("", "primary"), ("n", "writes held"), ("range", "against the limit of 250 ms"))
     return section(
         "The swaps",
-        table(heads, lines),
+        table(heads, lines, style="swaps"),
         note="While the primary changes, writes wait; they do not fail. Reads go on.",
     )
 
 
 def _load(data: Json) -> Markup:
-    backfill, index = obj(data, "backfill"), obj(data, "index")
+    backfill, verify = obj(data, "backfill"), obj(data, "verify")
     shown = []
     if backfill:
-        rate = num(backfill, "rate_rows_per_s")
         shown += [
             figure(count(num(backfill, "rows")), "records backfilled"),
-            figure(duration(num(backfill, "seconds")), "to backfill"),
-            figure(DASH if rate is None else f"{count(rate)}/s", "records a second"),
+            figure(duration(_seconds(backfill)), "to backfill"),
+            _rate(backfill, "records a second"),
         ]
-    verify = obj(data, "verify")
-    if num(verify, "seconds"):
-        shown.append(figure(duration(num(verify, "seconds")), "to verify every byte"))
-    if num(index, "seconds") is not None:
-        shown.append(figure(duration(num(index, "seconds")), "to build the index"))
-    facts = [_fact(name, index[name]) for name in index if name != "seconds"]
+    if _seconds(verify) is not None:
+        shown += [
+            figure(duration(_seconds(verify)), "to verify every byte"),
+            _rate(verify, "records verified a second"),
+        ]
+    facts = _index_facts(obj(data, "index"))
     if not shown and not facts:
         return NOTHING
     listed = el("dl", *facts, class_="facts") if facts else NOTHING
-    return section("Backfill and index", figures(*shown), listed)
+    return section("Backfill, verify, index", figures(*shown), listed)
 
 
-def _fact(name: str, value: JsonValue) -> Markup:
-    text = "yes" if value is True else "no" if value is False else txt({"value": value}, "value")
-    if isinstance(value, float):
-        text = f"{value:g}"
-    return el("div", el("dt", name.replace("_", " ")), el("dd", text))
+def _seconds(job: Json) -> float | None:
+    found = num(job, "seconds")
+    return num(job, "elapsed_s") if found is None else found
+
+
+def _rate(job: Json, label: str) -> Markup:
+    return figure(count(num(job, "rate_rows_per_s")), label)
+
+
+def _index_facts(index: Json) -> list[Markup]:
+    """Return what is known of the indexes: one line each, or one line a property."""
+    facts = []
+    for name, value in index.items():
+        if isinstance(value, Mapping):
+            state = "ready" if at(value, "ready") is True else "not ready"
+            detail = txt(value, "detail")
+            facts.append(_fact(f"index {name}", f"{state}, {detail}" if detail else state))
+        else:
+            shown = "yes" if value is True else "no" if value is False else f"{value}"
+            facts.append(_fact(f"index {name.replace('_', ' ')}", shown))
+    return facts
+
+
+def _fact(name: str, value: str) -> Markup:
+    return el("div", el("dt", name), el("dd", value))
 
 
 def _shadow(data: Json) -> list[Markup]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 
@@ -105,10 +106,14 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(text: str) -> str:
-    """2026-01-31T14:05:00+00:00 -> 2026-01-31 14:05:00 UTC; anything else as it is."""
-    day, _, rest = text.partition("T")
-    clock = rest.replace("+00:00", " UTC").replace("Z", " UTC")
-    return f"{day} {clock}" if rest else text
+    """2026-01-31T14:05:00.25+00:00 -> 2026-01-31 14:05:00 UTC; anything else as it is."""
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    if at.tzinfo is None:
+        return f"{at:%Y-%m-%d %H:%M:%S}"
+    return f"{at.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def plural(number: float, word: str) -> str:

@@ -118,6 +118,33 @@ def test_a_slower_candidate_fails_and_the_slowest_kind_is_named() -> None:
     assert "slowest against its control: documents, vector search (1.6" in found.detail
 
 
+def test_a_candidate_that_is_slower_by_less_than_anyone_feels_passes() -> None:
+    quick = replace(
+        good(),
+        control_ms=sum((Latencies.of(1.0) for _ in range(100)), Latencies()),
+        candidate_ms=sum((Latencies.of(2.5) for _ in range(100)), Latencies()),
+    )
+    assert failed(search=quick) == []
+
+
+def test_a_few_slow_queries_of_a_small_sample_are_within_the_doubt() -> None:
+    spread = [10.0] * 93 + [40.0] * 7
+    noisy = replace(
+        good(),
+        control_ms=sum(
+            (Latencies.of(10.0) for _ in range(98)), Latencies.of(40) + Latencies.of(40)
+        ),
+        candidate_ms=sum((Latencies.of(value) for value in spread), Latencies()),
+    )
+    assert failed(search=noisy) == []
+    more = replace(
+        noisy,
+        control_ms=sum((noisy.control_ms for _ in range(20)), Latencies()),
+        candidate_ms=sum((noisy.candidate_ms for _ in range(20)), Latencies()),
+    )
+    assert failed(search=more) == ["shadow: latency"]
+
+
 def test_reads_the_candidate_served_itself_count_for_content_alone() -> None:
     other = replace(good(), errors={"Unavailable": 5}, causes={"stale": 1})
     assert failed(search=good(), back=other) == ["shadow: no stale content"]

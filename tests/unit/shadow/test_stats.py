@@ -121,6 +121,13 @@ def test_percentiles_are_within_one_percent_after_a_merge(values: list[float], a
     assert (parts[0] + parts[1]).percentile_ms(at) == pytest.approx(exact, rel=0.0101)
 
 
+@given(st.lists(st.floats(0.01, 100_000), min_size=1, max_size=200))
+def test_the_bounds_of_a_percentile_hold_it(values: list[float]) -> None:
+    latencies = sum((Latencies.of(value) for value in values), Latencies())
+    low, high = latencies.bounds_ms(95) or (0.0, 0.0)
+    assert low <= (latencies.percentile_ms(95) or 0) <= high
+
+
 def test_latencies_out_of_range_stay_in_the_outer_buckets() -> None:
     both = Latencies.of(-1) + Latencies.of(1e12)
     assert both.count == 2
@@ -128,6 +135,7 @@ def test_latencies_out_of_range_stay_in_the_outer_buckets() -> None:
     assert (both.percentile_ms(99) or 0) == pytest.approx(600_000, rel=0.03)
     assert Latencies().percentile_ms(50) is None
     assert Latencies().mean_ms is None
+    assert Latencies().bounds_ms(95) is None
 
 
 def test_shares_keep_perfect_answers_apart() -> None:
