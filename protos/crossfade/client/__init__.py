@@ -29,13 +29,17 @@ from crossfade.client.errors import (
 from crossfade.client.filters import ALL, F, Filter
 from crossfade.client.sync import Client
 from crossfade.client.types import (
+    BatchItem,
     Counts,
     Delete,
+    FieldValue,
     Group,
     Hit,
     Insert,
     ItemOutcome,
     Json,
+    Key,
+    KeyLike,
     Metric,
     Page,
     Read,
@@ -45,6 +49,7 @@ from crossfade.client.types import (
     ServedBy,
     Update,
     Upsert,
+    VectorLike,
     WriteAck,
 )
 
@@ -52,6 +57,7 @@ __all__ = [
     "ALL",
     "AlreadyExists",
     "AsyncClient",
+    "BatchItem",
     "CallError",
     "Client",
     "Counts",
@@ -60,6 +66,7 @@ __all__ = [
     "Delete",
     "F",
     "FailedPrecondition",
+    "FieldValue",
     "FieldViolation",
     "Filter",
     "Group",
@@ -69,6 +76,8 @@ __all__ = [
     "InvalidArgument",
     "ItemOutcome",
     "Json",
+    "Key",
+    "KeyLike",
     "Metric",
     "NotFound",
     "Page",
@@ -82,5 +91,6 @@ __all__ = [
     "Unimplemented",
     "Update",
     "Upsert",
+    "VectorLike",
     "WriteAck",
 ]
