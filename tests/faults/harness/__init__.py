@@ -1,0 +1,1 @@
+"""What the fault tests are made of: processes, a TCP relay, databases, load, and an oracle."""

@@ -1,0 +1,174 @@
+"""Two replicas and a reconciler are killed again and again under load, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+from crossfade.client import AsyncClient
+from crossfade.client.control_types import JobKind, JobState, Phase
+from crossfade.client.errors import CallError
+
+from tests.faults.harness import databases
+from tests.faults.harness.load import Load
+from tests.faults.harness.processes import Process
+from tests.faults.harness.scene import ACTOR, Replica, Scene
+from tests.faults.harness.waiting import until
+
+pytestmark = pytest.mark.faults
+
+KILLS = 10
+SOURCES = [f"crate-{number}" for number in range(8)]
+PATHS = [f"page-{number}.html" for number in range(12)]
+OLDER = [f"older-{number:03}.html" for number in range(60)]
+"""Documents that nobody writes: the backfill alone brings them over."""
+
+
+@dataclass
+class Town:
+    """The processes by name, and the replicas that serve."""
+
+    scene: Scene
+    rng: random.Random
+    load: Load | None = None
+    live: dict[str, Replica] = field(default_factory=dict)
+    kills: dict[str, int] = field(default_factory=dict)
+
+    def clients(self) -> dict[str, AsyncClient]:
+        """Return a client of each replica that serves."""
+        return {name: replica.client for name, replica in self.live.items()}
+
+    def any_replica(self) -> Replica | None:
+        """Return a replica that serves."""
+        return self.rng.choice(list(self.live.values())) if self.live else None
+
+    async def replica(self, name: str) -> Process:
+        """Start a replica; it is live once it serves."""
+        return await self.scene.start_serve(name)
+
+    async def torment(self, name: str, start: Callable[[], Awaitable[Process]]) -> Process:
+        """Kill a process `KILLS` times, now and then before it serves; leave a new one running."""
+        process = await start()
+        for _ in range(KILLS):
+            early = self.rng.random() < 0.15
+            if early:
+                await self._after_calls(self.rng.randrange(10, 40))
+            else:
+                await self._up(name, process)
+                await self._after_calls(self.rng.randrange(20, 150))
+            self.live.pop(name, None)
+            await process.kill()
+            self.kills[name] = self.kills.get(name, 0) + 1
+            process = await start()
+        await self._up(name, process)
+        return process
+
+    async def _up(self, name: str, process: Process) -> None:
+        await process.ready()
+        if process.address:
+            self.live[name] = await self.scene.clients(process)
+
+    async def _after_calls(self, count: int) -> None:
+        """Wait until clients have made more calls, or no replica is there to take them."""
+        assert self.load is not None
+        load, target = self.load, self.load.calls + count
+        await until(lambda: load.calls >= target or not self.live, what="more calls")
+
+
+async def walk(town: Town, done: asyncio.Event) -> list[str]:
+    """Go forward and back through the phases until told to stop; return the steps that worked."""
+    steps: list[str] = []
+    while not done.is_set():
+        replica = town.any_replica()
+        if replica is None:
+            await asyncio.sleep(0.02)
+            continue
+        try:
+            now = (await replica.control.status()).routing.phase
+            if now is Phase.RAMP:
+                await replica.control.set_traffic(
+                    town.rng.choice([20.0, 60.0, 100.0]), actor=ACTOR, force=True
+                )
+                target = town.rng.choice([Phase.NEW_PRIMARY, Phase.NEW_PRIMARY, Phase.DUAL_WRITE])
+            else:
+                target = Phase.SHADOW if now is Phase.DUAL_WRITE else Phase.RAMP
+            change = await replica.control.change_phase(
+                target, actor=ACTOR, reason="walk", force=True
+            )
+            steps += [target.value] if change.applied else []
+        except CallError:
+            await asyncio.sleep(0.02)  # its replica was killed, or somebody else's swap is on
+    return steps
+
+
+async def finished_backfill(town: Town, job_id: int) -> None:
+    """Wait until the backfill is done, whoever is killed meanwhile."""
+
+    async def done() -> bool:
+        rows = town.scene.ask("SELECT state, error FROM crossfade.jobs WHERE job_id = %s", job_id)
+        assert rows[0][0] not in ("failed", "cancelled"), rows
+        return bool(rows[0][0] == JobState.DONE.value)
+
+    await until(done, what="the end of the backfill", timeout_s=80)
+
+
+async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Scene) -> None:
+    seed = int(os.environ.get("CROSSFADE_SEED") or random.randrange(2**32))
+    print(f"CROSSFADE_SEED={seed}")
+    rng = random.Random(seed)
+    crates = {source: [*PATHS, *OLDER] for source in SOURCES}
+    databases.load_old(scene.dbs.old, crates)
+    town = Town(scene, rng)
+    load = town.load = Load(rng, town.clients, SOURCES, PATHS)
+    for (_, source, path), row in databases.documents(scene.dbs.old, "old").items():
+        load.oracle.loaded(("rust", source, path), row[0], row[1])
+
+    first = await scene.serve("first")
+    await scene.phase(first, Phase.DUAL_WRITE)
+    backfill = await first.control.start_job(
+        JobKind.BACKFILL, {"rows_per_s_max": 300.0}, actor=ACTOR
+    )
+    await first.control.start_job(
+        JobKind.VERIFY, {"continuous": True, "interval_s": 0.5}, actor=ACTOR
+    )
+    await first.process.stop()
+
+    over = asyncio.Event()
+
+    async def walk_when_filled() -> list[str]:
+        await finished_backfill(town, backfill.job_id)
+        return await walk(town, over)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(load.run(workers=6))
+        walking = group.create_task(walk_when_filled())
+        torments = [
+            group.create_task(town.torment("a", lambda: town.replica("a"))),
+            group.create_task(town.torment("b", lambda: town.replica("b"))),
+            group.create_task(town.torment("reconcile", scene.start_reconcile)),
+        ]
+        await asyncio.wait(torments)
+        await finished_backfill(town, backfill.job_id)
+        over.set()
+        load.stopping = True
+    print(f"kills {town.kills}, steps {walking.result()}, calls {load.calls}, {load.errors}")
+
+    await scene.quiet()
+    assert all(count >= KILLS for count in town.kills.values())
+    stored = databases.documents(scene.dbs.old, "old")
+    found = {key: (str(row[0]), row[1]) for key, row in stored.items()}
+    problems = list(load.oracle.problems(found))
+    assert not problems, f"seed {seed}: {len(problems)}\n" + "\n".join(problems[:5])
+    databases.assert_equal(scene.dbs)
+    stale = list(load.oracle.stale_reads())
+    assert not stale, f"seed {seed}: {len(stale)} stale reads\n" + "\n".join(stale[:5])
+    assert load.oracle.acknowledged > 200
+    verified = await scene.job(town.live["a"], JobKind.VERIFY, {"report_only": True})
+    counts = {name: verified.summary[name] for name in ("mismatched", "missing", "extra")}
+    assert verified.state is JobState.DONE
+    assert counts == {"mismatched": 0, "missing": 0, "extra": 0}
+    assert verified.summary["matched"] == len(stored) + len(SOURCES)
