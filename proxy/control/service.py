@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from proxy.control.evidence import (
     Evidence,
@@ -31,6 +33,8 @@ from proxy.ledger.types import (
 from proxy.model import JsonValue
 from proxy.routing.phases import Step, after, allowed_targets, secondary_of, step
 from proxy.stores.sides import Sides
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,19 @@ class ControlService:
     def __init__(self, parts: ControlParts) -> None:
         self._parts = parts
         self._one_at_a_time = asyncio.Lock()
+        self._running: set[asyncio.Task[Change]] = set()
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, Change]) -> Change:
+        """Finish a change although its caller goes away: half a swap would hold every write."""
+        task = asyncio.create_task(work, name="change of routing")
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Change]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("a change of routing failed: %s", task.exception())
 
     async def _evidence(self, *, schemas: bool) -> Evidence:
         parts = self._parts
@@ -127,6 +144,13 @@ class ControlService:
         self, target: Phase, *, dry_run: bool, force: bool, actor: str, reason: str
     ) -> Change:
         """See `ControlPlane.change_phase`."""
+        return await self._to_the_end(
+            self._change_phase(target, dry_run=dry_run, force=force, actor=actor, reason=reason)
+        )
+
+    async def _change_phase(
+        self, target: Phase, *, dry_run: bool, force: bool, actor: str, reason: str
+    ) -> Change:
         async with self._one_at_a_time:
             evidence = await self._evidence(schemas=target is Phase.DUAL_WRITE)
             routing = evidence.routing
@@ -177,6 +201,13 @@ class ControlService:
                     Violation(where="percent", expected="a number in 0..100", got=f"{percent:g}"),
                 ),
             )
+        return await self._to_the_end(
+            self._set_traffic(percent, dry_run=dry_run, force=force, actor=actor, reason=reason)
+        )
+
+    async def _set_traffic(
+        self, percent: float, *, dry_run: bool, force: bool, actor: str, reason: str
+    ) -> Change:
         async with self._one_at_a_time:
             evidence = await self._evidence(schemas=False)
             routing = evidence.routing

@@ -217,6 +217,21 @@ async def test_a_swap_that_cannot_drain_releases_everything_unchanged_and_says_w
         assert (await change(service, Phase.NEW_PRIMARY)).applied
 
 
+async def test_a_swap_whose_caller_goes_away_is_finished() -> None:
+    async with replica() as rig:
+        service = control(rig)
+        await to_ramp(rig, service)
+        calling = asyncio.create_task(change(service, Phase.NEW_PRIMARY))
+        while not (await rig.ledger.routing()).hold:
+            await asyncio.sleep(0)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while (await rig.ledger.routing()).phase is not Phase.NEW_PRIMARY:
+                await asyncio.sleep(0)
+        assert not (await rig.ledger.routing()).hold
+
+
 async def test_numbers_go_on_past_the_old_stores_after_a_swap() -> None:
     async with replica() as rig:
         service = control(rig)
