@@ -44,7 +44,7 @@ def _select(table: Table, projection: Projection) -> Selection:
             if wanted is None or column.field in wanted:
                 plain.append((column.field, len(expressions)))
                 expressions.append(table.fields[column.field].value)
-        elif column.kind is ColumnKind.PACKED:
+        elif column.kind is ColumnKind.PACKED and _unpacks(column, wanted):
             packed.append((column, len(expressions)))
             expressions.append(identifier(column.name))
     constants = {
@@ -58,6 +58,14 @@ def _select(table: Table, projection: Projection) -> Selection:
         expressions.append(table.vector)
     decode = _decoder(table, plain, _unpackers(table, packed, wanted), constants, vector_at)
     return Selection(", ".join(expressions) or "1", decode)
+
+
+def _unpacks(column: Column, wanted: frozenset[str] | None) -> bool:
+    """True if a packed column holds anything that is asked for."""
+    if wanted is None:
+        return True
+    rest = bool(column.rest) and column.rest in wanted
+    return rest or any(item.field in wanted for item in column.packed)
 
 
 def _unpackers(
