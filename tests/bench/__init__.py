@@ -1,0 +1,1 @@
+"""The benchmark: each figure of Crossfade beside its direct equivalent, measured in one run."""
