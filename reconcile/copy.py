@@ -9,13 +9,14 @@ from dataclasses import replace
 from proxy.errors import Corrupt, Reason, Rejected, Unavailable
 from proxy.model import Key, Record, WriteOp
 from proxy.query import KeyRange
-from proxy.stores.base import BulkTarget, Page
+from proxy.stores.base import BulkTarget, KeyDigest, Page, Store
 from reconcile.batch import Copied, Counter, PageAsk, Path, Span, outcome_of
 from reconcile.digest import equal_keys
 from reconcile.letters import DeadLetters
 from reconcile.ranges import BatchPlan, plan_batch, remaining
 from reconcile.roles import CopyLedger, Pair
 from reconcile.snapshot import OpenCopy, Reach, Step, open_copy, pass_by
+from reconcile.tasks import both
 from reconcile.writing import SecondaryWriter, Stored
 
 COLLISIONS_MAX = 2
@@ -181,17 +182,19 @@ class Copier:
         """Return those of the keys on both sides whose records are equal already."""
         if not present:
             return frozenset()
-        sides = [
-            await store.key_digests(
-                pair.name,
-                span,
-                fields=pair.scope.fields,
-                order=pair.order,
-                deadline_s=self._deadline_s,
-            )
-            for store in (pair.primary, pair.secondary)
-        ]
-        return equal_keys(*sides).intersection(present)
+        here, there = await both(
+            self._digests(pair.primary, pair, span), self._digests(pair.secondary, pair, span)
+        )
+        return equal_keys(here, there).intersection(present)
+
+    async def _digests(self, store: Store, pair: Pair, span: KeyRange) -> list[KeyDigest]:
+        return await store.key_digests(
+            pair.name,
+            span,
+            fields=pair.scope.fields,
+            order=pair.order,
+            deadline_s=self._deadline_s,
+        )
 
     async def _insert(
         self, copy: OpenCopy, ask: PageAsk, page: Page, plan: BatchPlan, path: Path
