@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path as FilePath
 
@@ -17,6 +17,9 @@ from proxy.config.settings import Settings
 from proxy.config.source import BYTES_MAX, Source, overlay, read
 from proxy.errors import ConfigInvalid, Violation
 from proxy.layouts import StoreSchema
+
+_SECRET_CHARACTERS_MIN = 4
+"""A shorter value of a variable is a number or a switch, and would blot out ordinary words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,25 +64,35 @@ def load_text(text: str, name: str, environment: Mapping[str, str] | None = None
     source = read(text, name, variables)
     if not isinstance(source.data, Mapping):
         nothing = Violation(where=source.where(()), expected="a mapping of settings")
-        raise _invalid(name, source.problems or (nothing,))
+        raise _invalid(source, name, source.problems or (nothing,))
     whole, preset_problems = _with_preset(source)
     settings, found = _settings(source.data, source)
     compiled = compile_schema(whole)
     problems = [*source.problems, *preset_problems, *found]
     problems.extend(() if preset_problems else compiled.problems)
     if settings is None or problems:
-        raise _invalid(name, problems)
+        raise _invalid(source, name, problems)
     clashes = check_stores(settings, compiled.old, compiled.new, source)
     if clashes:
-        raise _invalid(name, clashes)
+        raise _invalid(source, name, clashes)
     warnings = (*warn_settings(settings, source), *compiled.warnings)
     return Config(settings=settings, old=compiled.old, new=compiled.new, warnings=warnings)
 
 
-def _invalid(name: str, problems: Iterable[Violation]) -> ConfigInvalid:
-    unique = sorted(dict.fromkeys(problems), key=_line)
+def _invalid(source: Source, name: str, problems: Iterable[Violation]) -> ConfigInvalid:
+    masked = (_masked(problem, source.filled_in) for problem in problems)
+    unique = sorted(dict.fromkeys(masked), key=_line)
     things = "thing is" if len(unique) == 1 else "things are"
     return ConfigInvalid(f"{name}: {len(unique)} {things} wrong", tuple(unique))
+
+
+def _masked(problem: Violation, secrets: Iterable[str]) -> Violation:
+    """Take the values of variables out of a message, wherever it quotes them."""
+    expected, got = problem.expected, problem.got
+    for secret in secrets:
+        if len(secret) >= _SECRET_CHARACTERS_MIN:
+            expected, got = expected.replace(secret, "***"), got.replace(secret, "***")
+    return replace(problem, expected=expected, got=got)
 
 
 def _line(problem: Violation) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from typing import Annotated, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from proxy.config.secrets import is_secret
+from proxy.config.secrets import is_secret, redacted_dsn
 from proxy.config.source import Path, Source
 from proxy.errors import Violation
 
@@ -53,7 +53,9 @@ def shown(value: object, path: Path, source: Source) -> str:
         return "a value that is not shown here"
     if isinstance(value, Mapping):
         return "a mapping"
-    text = repr(value)
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    text = redacted_dsn(repr(value))
     return text if len(text) <= _GOT_MAX else f"{text[:_GOT_MAX]}..."
 
 

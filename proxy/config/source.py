@@ -38,11 +38,13 @@ class Source:
         data: mappings, lists and scalars; None when the text could not be parsed at all.
         marks: "file:line" by path; the root is ().
         from_environment: paths whose value came, at least in part, from a variable.
+        filled_in: the values of those variables; none of them may be printed.
     """
 
     data: object
     marks: Mapping[Path, str]
     from_environment: frozenset[Path] = frozenset()
+    filled_in: frozenset[str] = frozenset()
     problems: tuple[Violation, ...] = ()
 
     def where(self, path: Path) -> str:
@@ -64,6 +66,7 @@ class _Reader:
     resolver: yaml.SafeLoader
     marks: dict[Path, str] = field(default_factory=dict)
     filled: set[Path] = field(default_factory=set)
+    values: set[str] = field(default_factory=set)
     problems: list[Violation] = field(default_factory=list)
     nodes: int = 0
     full: bool = False
@@ -148,6 +151,7 @@ class _Reader:
                 return ""
             value = self.environment.get(name)
             if value:
+                self.values.add(value)
                 return value
             if match["default"] is not None:
                 return match["default"]
@@ -184,6 +188,7 @@ def _parsed(text: str, name: str, environment: Mapping[str, str]) -> Source:
             data=reader.value(node, ()),
             marks=reader.marks,
             from_environment=frozenset(reader.filled),
+            filled_in=frozenset(reader.values),
             problems=tuple(reader.problems),
         )
     finally:
@@ -212,6 +217,7 @@ def overlay(base: Source, top: Source) -> Source:
         data=data,
         marks=marks,
         from_environment=base.from_environment | top.from_environment,
+        filled_in=base.filled_in | top.filled_in,
         problems=base.problems + top.problems,
     )
 
