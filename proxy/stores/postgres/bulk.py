@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import sql
-from psycopg.abc import Buffer
+from psycopg.abc import Buffer, PQGen
+from psycopg.generators import fetch_many
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
+from psycopg.waiting import Wait
 
 from proxy.layouts import Column, ColumnKind
 from proxy.model import FieldType, Key
@@ -20,7 +25,7 @@ from proxy.stores.postgres.connection import Connection
 from proxy.stores.postgres.table import Table, identifier, literal
 
 DIALECT = "postgresql-copy-binary"
-_CHUNK_BYTES = 256 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,18 +140,50 @@ class Literals(Params):
 
 
 async def copy_out(connection: Connection, query: str) -> AsyncIterator[bytes]:
-    """Stream a query as binary COPY data, in chunks of a few hundred kilobytes."""
-    pending: list[Buffer] = []
-    size = 0
-    async with connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)") as copy:
-        while data := await copy.read():
-            pending.append(data)
-            size += len(data)
-            if size >= _CHUNK_BYTES:
-                yield b"".join(pending)
-                pending, size = [], 0
-    if pending:
-        yield b"".join(pending)
+    """Stream a query as binary COPY data, in chunks of at least 64 KiB (the last may be less)."""
+    reader = _Reader(connection.pgconn)
+    async with connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)"):
+        while not reader.ended:
+            chunk = await connection.wait(reader.next_chunk())
+            if chunk:
+                yield chunk
+
+
+class _Reader:
+    """Takes the rows of a COPY from the connection.
+
+    The driver hands out one row at a time, and asks the event loop for each. Here the loop is
+    asked only when the socket is empty.
+    """
+
+    def __init__(self, pgconn: PGconn) -> None:
+        self._pgconn = pgconn
+        self.ended = False
+
+    def next_chunk(self) -> PQGen[bytes]:
+        """Collect rows until a chunk is full or the copy has ended."""
+        rows: list[Buffer] = []
+        size = 0
+        while size < _CHUNK_BYTES and not self.ended:
+            length, row = self._pgconn.get_copy_data(1)
+            if length == 0:
+                self._pgconn.consume_input()
+                length, row = self._pgconn.get_copy_data(1)
+            if length > 0:
+                rows.append(row)
+                size += length
+            elif length == 0:
+                yield Wait.R
+            else:
+                yield from self._end()
+        return b"".join(rows)
+
+    def _end(self) -> PQGen[None]:
+        """Read how the copy ended; raise what the server says."""
+        self.ended = True
+        for result in (yield from fetch_many(self._pgconn)):
+            if result.status == ExecStatus.FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result)
 
 
 async def copy_in(

@@ -14,12 +14,10 @@ from proxy.stores.postgres.bulk import DIALECT, CopyTarget, Literals, copy_out, 
 from proxy.stores.postgres.conditions import Params, range_sql, where
 from proxy.stores.postgres.connection import Connection
 from proxy.stores.postgres.errors import translate
-from proxy.stores.postgres.ranges import by_key, range_keys
+from proxy.stores.postgres.ranges import begin_walk, by_key, first_keys
 from proxy.stores.postgres.reads import fetch
 from proxy.stores.postgres.rows import WHOLE, select
 from proxy.stores.postgres.table import Table
-
-BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 class PostgresPage:
@@ -45,6 +43,7 @@ class PostgresPage:
         condition = where(table, None, params, range_sql(table, self._span, self._order, params))
         statement = (
             f"SELECT {selection.sql} FROM {table.relation}{condition}{by_key(table, self._order)}"
+            f" LIMIT {len(self.keys)}"
         )
         records = await fetch(self._connection, table, selection, statement, params)
         return [record for record in records if record.key not in exclude]
@@ -66,6 +65,7 @@ class PostgresPage:
             exclude=exclude,
             params=Literals(self._connection),
         )
+        query += f"{by_key(self._table, self._order)} LIMIT {len(self.keys)}"
         try:
             async for chunk in copy_out(self._connection, query):
                 yield chunk
@@ -83,8 +83,8 @@ async def open_page(
     The span that `records` and `bulk` read ends at the last key.
     """
     async with connection.pipeline():
-        await connection.execute(BEGIN)
-        found = await range_keys(connection, table, keys, order, limit)
+        await begin_walk(connection)
+        found = await first_keys(connection, table, keys, order, limit)
     span = KeyRange(after=keys.after, upto=found[-1] if found else keys.after)
     page = PostgresPage(connection, table, span, order=order, store=store)
     page.keys = found

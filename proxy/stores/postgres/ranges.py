@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from proxy.errors import Rejected
 from proxy.model import Key
@@ -16,6 +17,34 @@ from proxy.stores.postgres.table import Table
 
 _HALF = 2**64
 
+# The planner thinks little of row comparisons: left alone it may read the whole table for each
+# range. In these transactions it walks the unique index of the key.
+_WALK = (
+    "SELECT set_config('enable_seqscan', 'off', true),"
+    " set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true)"
+)
+
+
+async def begin_walk(connection: Connection) -> None:
+    """Begin a consistent, read-only transaction that follows the key's index."""
+    await connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await connection.execute(_WALK, prepare=True)
+
+
+@asynccontextmanager
+async def _walking(connection: Connection, keys: KeyRange) -> AsyncIterator[None]:
+    """Read a bounded range along the index; an open one is read as the planner likes."""
+    if keys.after is None and keys.upto is None:
+        yield
+        return
+    try:
+        async with connection.pipeline():
+            await begin_walk(connection)
+            yield
+    finally:
+        if not connection.closed:
+            await connection.rollback()
+
 
 def check_order(table: Table, order: str, store: str) -> None:
     """Raise Rejected if this store cannot order the table's keys so."""
@@ -26,10 +55,16 @@ def check_order(table: Table, order: str, store: str) -> None:
         )
 
 
-async def range_keys(
-    connection: Connection, table: Table, keys: KeyRange, order: str, limit: int | None = None
+async def range_keys(connection: Connection, table: Table, keys: KeyRange, order: str) -> list[Key]:
+    """Return the keys of a range, ascending."""
+    async with _walking(connection, keys):
+        return await first_keys(connection, table, keys, order, None)
+
+
+async def first_keys(
+    connection: Connection, table: Table, keys: KeyRange, order: str, limit: int | None
 ) -> list[Key]:
-    """Return the keys of a range, ascending, at most `limit`."""
+    """Return the first keys of a range, ascending."""
     selection = key_selection(table)
     params = Params()
     condition = where(table, None, params, range_sql(table, keys, order, params))
@@ -68,24 +103,19 @@ async def split(
 
 
 def row_digest(table: Table, fields: Sequence[str]) -> str:
-    """Return the expression of a row's digest in hexadecimal (see proxy.canonical)."""
-    texts = [
-        types.canonical(table.fields[name].type, table.fields[name].value)
+    """Return the expression of a row's digest in hexadecimal (see proxy.canonical).
+
+    The vector's text is framed without asking for its length: it would be computed twice, and it
+    is nearly all of the work.
+    """
+    framed = [
+        types.framed(table.fields[name].type, table.fields[name].value)
         for name in (*table.spec.key, *fields)
     ]
-    framed = [f"coalesce(octet_length({text}) || ':' || {text}, '-')" for text in texts]
     if table.spec.vector is not None:
-        # An md5 is 32 characters; asking for its length would compute it twice a row.
-        vector = f"'32:' || md5(vector_send({table.vector}))" if table.vector else "NULL::text"
-        framed.append(f"coalesce({vector}, '-')")
+        vector = f"coalesce('32:' || md5(vector_send({table.vector})), '-')"
+        framed.append(vector if table.vector else "'-'")
     return f"md5({' || '.join(framed)})"
-
-
-def _rows_of_range(
-    table: Table, keys: KeyRange, fields: Sequence[str], order: str, params: Params
-) -> str:
-    condition = where(table, None, params, range_sql(table, keys, order, params))
-    return f"FROM {table.relation}{condition}"
 
 
 async def digest(
@@ -97,17 +127,19 @@ async def digest(
     is, one more in the high half.
     """
     params = Params()
-    source = _rows_of_range(table, keys, fields, order, params)
+    condition = where(table, None, params, range_sql(table, keys, order, params))
+    walk = by_key(table, order) if condition else ""
     statement = (
         "SELECT count(*), coalesce(sum(high_), 0)::text, coalesce(sum(low_), 0)::text,"
         " count(*) FILTER (WHERE low_ < 0) FROM (SELECT"
         " ('x' || left(digest_, 16))::bit(64)::int8 AS high_,"
         " ('x' || right(digest_, 16))::bit(64)::int8 AS low_"
-        f" FROM (SELECT {row_digest(table, fields)} AS digest_ {source} OFFSET 0) AS rows_"
-        " OFFSET 0) AS halves_"
+        f" FROM (SELECT {row_digest(table, fields)} AS digest_ FROM {table.relation}"
+        f"{condition}{walk} OFFSET 0) AS rows_ OFFSET 0) AS halves_"
     )
-    cursor = await connection.execute(statement, params, prepare=True, binary=True)
-    rows, high, low, borrowed = await cursor.fetchone() or (0, "0", "0", 0)
+    async with _walking(connection, keys):
+        cursor = await connection.execute(statement, params, prepare=True, binary=True)
+        rows, high, low, borrowed = await cursor.fetchone() or (0, "0", "0", 0)
     total = int(high) * _HALF + int(low) + borrowed * _HALF
     return RangeDigest(rows=rows, sum=total % 2**128)
 
@@ -118,12 +150,13 @@ async def key_digests(
     """Digest each row of a range, ascending by key."""
     selection = key_selection(table)
     params = Params()
-    source = _rows_of_range(table, keys, fields, order, params)
+    condition = where(table, None, params, range_sql(table, keys, order, params))
     statement = (
-        f"SELECT {selection.sql}, {row_digest(table, fields)} {source}{by_key(table, order)}"
+        f"SELECT {selection.sql}, {row_digest(table, fields)} FROM {table.relation}{condition}"
+        f"{by_key(table, order)}"
     )
-    cursor = await connection.execute(statement, params, prepare=True, binary=True)
-    return [
-        KeyDigest(key=selection.decode(row).key, digest=int(row[-1], 16))
-        for row in await cursor.fetchall()
-    ]
+    async with _walking(connection, keys):
+        cursor = await connection.execute(statement, params, prepare=True, binary=True)
+        rows = await cursor.fetchall()
+    decode = selection.decode
+    return [KeyDigest(key=decode(row).key, digest=int(row[-1], 16)) for row in rows]

@@ -76,14 +76,15 @@ def unpacking(kind: FieldType, column: str, name: str) -> str:
     return f"(({column} ->> {name})::{LOGICAL[kind]})"
 
 
-def canonical(kind: FieldType, value: str) -> str:
-    """Return the expression of a value's canonical text (see proxy.canonical), null for null."""
+def framed(kind: FieldType, value: str) -> str:
+    """Return the expression of a value's framed canonical text (see proxy.canonical)."""
     if kind is FieldType.BOOL:
-        return f"(CASE {value} WHEN true THEN 't' WHEN false THEN 'f' END)"
+        return f"(CASE {value} WHEN true THEN '1:t' WHEN false THEN '1:f' ELSE '-' END)"
     if kind is FieldType.FLOAT:
-        return f"encode(float8send({value}), 'hex')"
+        return f"coalesce('16:' || encode(float8send({value}), 'hex'), '-')"
+    text = f"({value})::text"
     if kind is FieldType.TIMESTAMP:
-        return f"((extract(epoch FROM {value}) * 1000000)::int8)::text"
-    if kind is FieldType.TEXT_LIST:
-        return f"to_jsonb({value})::text"
-    return f"({value})::text"
+        text = f"((extract(epoch FROM {value}) * 1000000)::int8)::text"
+    elif kind is FieldType.TEXT_LIST:
+        text = f"to_jsonb({value})::text"
+    return f"coalesce(octet_length({text}) || ':' || {text}, '-')"
