@@ -77,7 +77,8 @@ def _errors(
     return Precondition(
         name="shadow: no errors",
         passed=total <= settings.gate_errors_max,
-        detail=f"{candidate!r} failed {total} queries that the control answered"
+        detail=f"{candidate!r} failed {total} {'query' if total == 1 else 'queries'} that the "
+        "control answered"
         + (f" ({named})" if named else "")
         + f", at most {settings.gate_errors_max} allowed",
         remedy=f"Look at the examples in `crossfade report` and at the log of {candidate!r}.",
@@ -129,8 +130,8 @@ def _latency(
         detail = (
             f"p95 of {candidate!r} is {shadow.percentile_ms(95):.2f} ms, {ratio:.2f} times the "
             f"control's {control.percentile_ms(95):.2f} ms; at most "
-            f"{settings.gate_latency_ratio_max:.2f} times and "
-            f"{settings.gate_latency_slack_ms:g} ms allowed, beyond doubt (95 %)"
+            f"{settings.gate_latency_ratio_max:.2f} times plus "
+            f"{settings.gate_latency_slack_ms:g} ms are allowed, judged at 95 % confidence"
         ) + _slowest(groups)
     return Precondition(
         name="shadow: latency",
