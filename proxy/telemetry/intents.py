@@ -18,7 +18,9 @@ class InstrumentedIntents:
     def __init__(self, inner: IntentLog, tracing: Tracing, metrics: Metrics) -> None:
         self._inner = inner
         self._metrics = metrics
-        self._probe = Probe(target="ledger", tracing=tracing, record=metrics.ledger_call)
+        self._probe = Probe(
+            target="ledger", tracing=tracing, record=metrics.ledger_call, shared=True
+        )
 
     async def append(
         self, drafts: Sequence[IntentDraft], *, epoch: int, replica_id: str

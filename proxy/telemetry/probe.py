@@ -37,12 +37,15 @@ class Probe:
 
     Attributes:
         target: "old", "new" or "ledger": the span's name begins with it.
+        shared: calls serve several requests at once (group commit), so that one that comes after
+            the current request's end belongs to another one and gets no span.
         now: a clock in seconds that never goes back.
     """
 
     target: str
     tracing: Tracing
     record: Record
+    shared: bool = False
     now: Callable[[], float] = time.perf_counter
 
     async def call(self, operation: str, collection: str, work: Awaitable[T]) -> T:
@@ -51,7 +54,8 @@ class Probe:
         span = None
         if self.tracing.on:
             attributes = {"crossfade.target": self.target, "crossfade.collection": collection}
-            span = self.tracing.child(f"{self.target}.{operation}", attributes)
+            name = f"{self.target}.{operation}"
+            span = self.tracing.child(name, attributes, late=not self.shared)
         if span is None:
             try:
                 result = await work

@@ -71,6 +71,8 @@ class RpcCall(AbstractContextManager["RpcCall"]):
         if not self._code:
             gone = kind is not None and issubclass(kind, asyncio.CancelledError)
             self._code = "CANCELLED" if gone else "UNKNOWN"
+            if self._span is not None:
+                self._span.set("rpc.grpc.status_code", self._code)
         if self._span is not None:
             self._span.__exit__(kind, error, where)
         if self._token is not None:

@@ -92,9 +92,19 @@ class Tracing:
         )
         return ActiveSpan(span)
 
-    def child(self, name: str, attributes: Mapping[str, AttributeValue]) -> ActiveSpan | None:
-        """Begin a span under the current one; None if that one is not recorded."""
-        if self._tracer is None or not trace.get_current_span().is_recording():
+    def child(
+        self, name: str, attributes: Mapping[str, AttributeValue], *, late: bool = False
+    ) -> ActiveSpan | None:
+        """Begin a span under the current one; None if there is none that is sampled.
+
+        Args:
+            late: also when the current one has ended: a write runs to its end although the
+                client went away, and its calls belong to the same trace.
+        """
+        if self._tracer is None:
+            return None
+        parent = trace.get_current_span()
+        if not (parent.get_span_context().trace_flags.sampled if late else parent.is_recording()):
             return None
         span = self._tracer.start_span(
             name, kind=trace.SpanKind.CLIENT, attributes=dict(attributes)

@@ -211,6 +211,46 @@ def _damage_and_repair(site: Site) -> None:
     assert "both stores are equal" in site.run("verify")
 
 
+def test_an_interrupted_backfill_ends_with_130_and_the_next_one_goes_on(site: Site) -> None:
+    text = json.loads(site.config.read_text())
+    text["reconcile"] = {"batch_rows": 5}
+    site.config.write_text(json.dumps(text))
+    with proxy(site) as address:
+        crossfade("phase", "dual_write", "--reason", "start", "--address", address)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "proxy.cli.main", "backfill", "--rows-per-s", "20", "--json"),
+            *("--config", str(site.config)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_rows(site.new)
+    process.send_signal(signal.SIGINT)
+    answer, log = process.communicate(timeout=20)
+    assert process.returncode == 130, log
+    assert "goes on from there" in log
+    first = json.loads(answer)
+    assert 0 < first["summary"]["rows"] < DOCUMENTS
+    second = site.json("backfill", "--rows-per-s", "20")
+    assert (second["job_id"], second["state"]) == (first["job_id"], "done")
+    assert second["summary"]["collections"]["documents"]["rows_total"] == DOCUMENTS
+    assert "both stores are equal" in site.run("verify")
+
+
+def _wait_for_rows(dsn: str) -> None:
+    """Return once documents have arrived."""
+    until = time.monotonic() + 30
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        while time.monotonic() < until:
+            (count,) = connection.execute("SELECT count(*) FROM documents").fetchone() or (0,)
+            if count:
+                return
+            time.sleep(0.02)
+    raise AssertionError("no document arrived")
+
+
 def test_ctrl_c_ends_a_running_reconciler_in_order(site: Site) -> None:
     process = subprocess.Popen(
         [

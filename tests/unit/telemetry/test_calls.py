@@ -118,6 +118,31 @@ async def test_a_call_without_a_parent_starts_a_trace_and_an_unsampled_one_makes
     assert only.parent is None
 
 
+async def test_a_write_that_outlives_its_request_stays_in_its_trace_and_a_shared_call_does_not(
+    bench: Bench,
+) -> None:
+    store = instrumented(bench.telemetry)
+    inner = cast("IntentLog", FakeIntents())
+    intents = InstrumentedIntents(inner, bench.telemetry.tracing, bench.telemetry.metrics)
+    left = asyncio.Event()
+
+    async def work() -> None:
+        await left.wait()
+        await store.ping(deadline_s=1.0)
+        await intents.settle([])
+
+    with bench.telemetry.rpc.start_rpc("/s/Put", "r", []) as call:
+        task = asyncio.create_task(work())
+        call.ended("OK", None)
+    left.set()
+    await task
+    request, ping = bench.spans()
+    assert ping.name == "old.ping"
+    assert request.context is not None
+    assert ping.parent is not None
+    assert ping.parent.span_id == request.context.span_id
+
+
 async def test_outside_a_request_a_store_call_makes_no_span_but_is_measured(bench: Bench) -> None:
     await instrumented(bench.telemetry).ping(deadline_s=1.0)
     assert bench.spans() == ()
@@ -136,7 +161,9 @@ async def test_calls_are_counted_by_code_and_a_client_that_left_is_cancelled(ben
     name = "crossfade_rpc_duration_seconds_count"
     for code in ("NOT_FOUND", "CANCELLED", "UNKNOWN"):
         assert bench.sample(name, method="Get", code=code) == 1
-    assert bench.spans()[0].status.description == "no such record"
+    refused, gone, _ = bench.spans()
+    assert refused.status.description == "no such record"
+    assert dict(gone.attributes or {})["rpc.grpc.status_code"] == "CANCELLED"
 
 
 async def test_a_defect_is_logged_with_its_error_and_a_clients_mistake_is_not(
