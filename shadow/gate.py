@@ -127,11 +127,13 @@ def _latency(
     passed, detail = settings.gate_queries_min == 0, ""
     if ratio is not None:
         passed = not _surely_slower(control, shadow, settings)
+        doubt = passed and not _within(control, shadow, settings)
         detail = (
             f"p95 of {candidate!r} is {shadow.percentile_ms(95):.2f} ms, {ratio:.2f} times the "
             f"control's {control.percentile_ms(95):.2f} ms; at most "
             f"{settings.gate_latency_ratio_max:.2f} times plus "
-            f"{settings.gate_latency_slack_ms:g} ms are allowed, judged at 95 % confidence"
+            f"{settings.gate_latency_slack_ms:g} ms allowed"
+            f"{f', which {shadow.count} queries do not prove exceeded' if doubt else ''}"
         ) + _slowest(groups)
     return Precondition(
         name="shadow: latency",
@@ -141,10 +143,15 @@ def _latency(
     )
 
 
-def _surely_slower(control: Latencies, candidate: Latencies, settings: ShadowSettings) -> bool:
-    """Return whether the candidate's p95 is above the limit even by its least likely value.
+def _within(control: Latencies, candidate: Latencies, settings: ShadowSettings) -> bool:
+    left, right = control.percentile_ms(95) or 0.0, candidate.percentile_ms(95) or 0.0
+    return right <= left * settings.gate_latency_ratio_max + settings.gate_latency_slack_ms
 
-    Few queries leave a wide doubt, many leave a narrow one.
+
+def _surely_slower(control: Latencies, candidate: Latencies, settings: ShadowSettings) -> bool:
+    """Return whether the candidate's p95 exceeds the limit at 95 % confidence.
+
+    Few queries leave much doubt, many leave little.
     """
     left, right = control.bounds_ms(95), candidate.bounds_ms(95)
     if left is None or right is None:

@@ -39,7 +39,7 @@ from shadow.page.values import (
 
 STALL_LIMIT_MS = 250.0
 _STRIP = 46
-_NUMBERED = 0.03
+_NUMBERED = 0.045
 _EVENTS_MAX = 200
 _DAMAGE_MAX = 100
 _REASONS_MAX = 12
