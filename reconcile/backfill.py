@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from proxy.errors import Reason, Rejected
 from proxy.ledger.types import RangeState, Routing
@@ -12,22 +11,20 @@ from proxy.model import JsonValue, Key
 from proxy.stores.base import BulkTarget
 from reconcile.batch import Copied, PageAsk
 from reconcile.bench import Bench
-from reconcile.checkpoint import BatchSeen, Interrupted, JobRun, noted, save
+from reconcile.checkpoint import BatchSeen, Interrupted, JobRun
 from reconcile.copy import Copier
+from reconcile.indexing import IndexBuild
 from reconcile.letters import DeadLetters
 from reconcile.params import ROUNDS_MAX, JobParams
 from reconcile.pipeline import merged
 from reconcile.planning import DryRun, make_plan
-from reconcile.ranges import BatchSize, parents_first, reset
+from reconcile.ranges import BatchSize, parents_first
 from reconcile.repair import ACTOR, Repair, note_repair
-from reconcile.roles import Held, Pair, Roles, RolesChanged, unbroken
+from reconcile.roles import Held, Pair, Roles, RolesChanged, roles_of
 from reconcile.throttle import Throttle, limits_of
 
 NAMES = ("bytes", "copied", "unchanged", "left_to_repair", "in_flight", "dead_letters")
 """Counts that a backfill's summary always has."""
-
-RESTARTS_MAX = 5
-"""How often a backfill begins again because the routing moved under it."""
 
 
 class Backfill:
@@ -40,7 +37,7 @@ class Backfill:
         self._letters = DeadLetters(bench.ledger, run.job_id)
         self._copier: Copier = bench.copier(self._letters)
         self._sizes: dict[str, BatchSize] = {}
-        self._noted: JsonValue = run.job.summary.get("routing")
+        self._routing: Routing | None = None
         self._throttle = Throttle(limits_of(bench.settings), bench.clock)
         run.names = NAMES
 
@@ -48,41 +45,34 @@ class Backfill:
         """Copy every range that is not done, build the indexes, repair what was left.
 
         Raises:
-            Rejected(FAILED_PRECONDITION): wrong phase, a replica lags, or the primary changed.
+            Rejected(FAILED_PRECONDITION): wrong phase, a replica lags, or the roles are not those
+                the job began with.
             Interrupted: paused or cancelled between two batches.
         """
-        for _ in range(RESTARTS_MAX):
-            roles = await self._begin()
-            try:
-                await self._walk(roles)
-                await self._finish(roles)
-                return
-            except RolesChanged:
-                continue
-        raise Rejected(
-            "The routing changed again and again while the backfill ran.",
-            reason=Reason.FAILED_PRECONDITION,
-            hint="Start the backfill when no phase or traffic change is under way.",
-        )
+        roles = await self._begin()
+        try:
+            await self._walk(roles)
+        except RolesChanged as error:
+            raise Rejected(
+                f"{error.message} A backfill copies in one direction only.",
+                reason=Reason.FAILED_PRECONDITION,
+                hint="Start a new backfill if one is still needed.",
+            ) from error
+        await self._finish(roles)
 
     async def _begin(self) -> Roles:
         """Check rule B0, and have the ranges in the ledger before the first batch."""
         run, ledger = self._run, self._bench.ledger
         run.progress.stage = "plan"
         routing = await self._bench.retry(self._acknowledged, run.check)
-        roles = replace(await self._bench.roles(), routing=routing)
-        self._require_same_primary(roles)
-        plan = await make_plan(self._bench, roles, self._params.collections)
-        run.progress.total = plan.rows()
+        roles = roles_of(routing, self._bench.stores)
+        await self._follow(routing)
         stored = await ledger.ranges(run.job_id)
+        plan = await make_plan(self._bench, roles, self._params.collections, cut=not stored)
+        run.progress.total = plan.rows()
         if not stored:
             await ledger.add_ranges(run.job_id, plan.ranges())
-        elif not unbroken(self._noted, routing):
-            # Writes of a time under old_only are in no ledger: what was copied is worth nothing.
-            for state in stored:
-                await save(run, reset(state))
-        self._note(routing)
-        run.progress.resume(await ledger.ranges(run.job_id))
+        run.progress.resume(stored)
         await run.beat()
         await self._letters.load()
         return roles
@@ -90,19 +80,11 @@ class Backfill:
     async def _acknowledged(self) -> Routing:
         return await self._bench.acknowledged(self._run.check)
 
-    def _note(self, routing: Routing) -> None:
-        self._noted = noted(routing)
+    async def _follow(self, routing: Routing) -> None:
+        """Go on only if what was copied so far is worth something under this routing."""
+        await self._bench.current(self._run.job, routing, self._routing)
+        self._routing = routing
         self._run.note_routing(routing)
-
-    def _require_same_primary(self, roles: Roles) -> None:
-        before = self._noted.get("primary") if isinstance(self._noted, dict) else None
-        if before is not None and before != roles.primary.name:
-            raise Rejected(
-                f"This backfill copied from the {before} store, and {roles.primary.name} is "
-                "primary now.",
-                reason=Reason.FAILED_PRECONDITION,
-                hint="Start a new backfill if the other store really is to be filled from it.",
-            )
 
     async def _walk(self, roles: Roles) -> None:
         """Copy collection by collection, so that parents are there before their children."""
@@ -162,10 +144,7 @@ class Backfill:
 
         self._run.check()
         await self._bench.retry(throttled, self._run.check)
-        routing = await self._bench.released(pair.roles, self._run.check)
-        if not unbroken(self._noted, routing):
-            raise RolesChanged(f"The routing moved on to epoch {routing.epoch} unseen.")
-        self._note(routing)
+        await self._follow(await self._bench.released(pair.roles, self._run.check))
 
     async def _batch(self, pair: Pair, state: RangeState, target: BulkTarget | None) -> Copied:
         limit = self._size(pair.name).limit()
@@ -227,9 +206,8 @@ class Backfill:
     async def _build_indexes(self, roles: Roles) -> None:
         names = parents_first(roles.primary.schema.collections, self._params.collections)
         for index in await roles.secondary.index_states():
-            self._run.check()
             if index.collection in names and not index.ready:
-                await roles.secondary.build_index(index.collection)
+                await IndexBuild(self._bench, self._run, roles.secondary).build(index)
 
     async def _note_done(self, roles: Roles) -> None:
         progress = self._run.progress

@@ -10,13 +10,13 @@ from proxy.clock import Clock
 from proxy.config.settings import ReconcileSettings
 from proxy.errors import Reason, Rejected
 from proxy.ledger.base import Ledger
-from proxy.ledger.types import Routing
+from proxy.ledger.types import Job, Replica, Routing
 from proxy.stores.base import Store
 from reconcile.checkpoint import Observer
 from reconcile.copy import Copier
 from reconcile.letters import DeadLetters
 from reconcile.retry import Retry
-from reconcile.roles import Pair, Roles, pair_of, roles_of
+from reconcile.roles import Pair, Roles, pair_of, require_current, roles_of
 from reconcile.snapshot import Reach
 
 HOLD_POLL_S = 0.25
@@ -72,6 +72,15 @@ class Bench:
             check()
             await self.ledger.wait_change(routing.epoch, timeout_s=HOLD_POLL_S)
 
+    async def current(self, job: Job, routing: Routing, last: Routing | None) -> None:
+        """Return if the job's work is of this period; asked again when the epoch has changed.
+
+        Raises:
+            Rejected(FAILED_PRECONDITION): dual writing began, or a swap came, after the job did.
+        """
+        if last is None or routing.epoch != last.epoch:
+            require_current(job, await self.ledger.flags())
+
     async def acknowledged(self, check: Check) -> Routing:
         """Return the routing once every live replica works under it (rule B0).
 
@@ -84,7 +93,7 @@ class Bench:
             late = [
                 replica.replica_id
                 for replica in await self.ledger.replicas()
-                if replica.alive and replica.acked_epoch < routing.epoch
+                if replica.acked_epoch < routing.epoch and _may_write(replica)
             ]
             if not late:
                 return routing
@@ -96,3 +105,13 @@ class Bench:
                 )
             check()
             await self.clock.sleep(ACK_POLL_S)
+
+
+def _may_write(replica: Replica) -> bool:
+    """True unless the replica is gone for certain.
+
+    One that may write to the primary alone, without the ledger (rule W6), has no lease to lose:
+    it counts until it has exited cleanly.
+    """
+    unbound = replica.ledger_down == "primary_alone" and not replica.clean_exit
+    return replica.alive or unbound

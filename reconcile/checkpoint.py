@@ -184,8 +184,12 @@ class JobRun:
         return self.progress.summary(self._clock.monotonic_s(), self.names)
 
     def note_routing(self, routing: Routing) -> None:
-        """Remember in the summary under which routing the job works, for a resume."""
-        self.progress.facts["routing"] = noted(routing)
+        """Show in the summary under which routing the job works."""
+        self.progress.facts["routing"] = {
+            "epoch": routing.epoch,
+            "phase": routing.phase.value,
+            "primary": routing.primary,
+        }
 
     async def keep(self) -> None:
         """Renew the lease and store progress until cancelled.
@@ -220,11 +224,6 @@ class JobRun:
         )
         self.observer.progress(self.job)
         return self.job
-
-
-def noted(routing: Routing) -> dict[str, JsonValue]:
-    """Return what a job remembers of a routing."""
-    return {"epoch": routing.epoch, "phase": routing.phase.value, "primary": routing.primary}
 
 
 async def save(run: JobRun, state: RangeState) -> RangeState:

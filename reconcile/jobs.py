@@ -21,7 +21,7 @@ from reconcile.params import parse_params, settings_for
 from reconcile.planning import Plan, make_plan
 from reconcile.repair import ACTOR, repair_job
 from reconcile.retry import Retry, RetryPolicy
-from reconcile.roles import unbroken
+from reconcile.roles import period_epoch
 from reconcile.snapshot import Reach, pass_by
 from reconcile.tasks import first_of, to_the_end
 from reconcile.verify import Verify
@@ -148,8 +148,9 @@ class Reconciler:
 
     async def _unfinished(self, kind: JobKind, params: Mapping[str, JsonValue]) -> Job | None:
         """Return a job that is worth resuming, looking back to the last one that ended well."""
+        began = period_epoch(await self._ledger.flags())
         for job in await self._ledger.jobs(kind=kind, limit=JOBS_LOOKED_AT):
-            if job.state in (JobState.DONE, JobState.CANCELLED):
+            if job.state in (JobState.DONE, JobState.CANCELLED) or job.epoch < began:
                 return None
             if job.owner_alive or job.state is JobState.PAUSED:
                 what = f"is run by {job.owner}" if job.owner_alive else "is paused"
@@ -158,16 +159,11 @@ class Reconciler:
                     reason=Reason.FAILED_PRECONDITION,
                     hint=f"Wait for it, or resume or cancel job {job.job_id} first.",
                 )
-            if dict(job.params) == dict(params) and await self._resumable(job):
+            # A verify that failed begins anew: what it has seen may have changed since.
+            resumable = job.state is not JobState.FAILED or kind is JobKind.BACKFILL
+            if resumable and dict(job.params) == dict(params):
                 return job
         return None
-
-    async def _resumable(self, job: Job) -> bool:
-        """True unless the job failed for good: a verify, or a backfill of other roles."""
-        if job.state is not JobState.FAILED:
-            return True
-        routing = await self._ledger.routing()
-        return job.kind is JobKind.BACKFILL and unbroken(job.summary.get("routing"), routing)
 
     async def run_job(self, job_id: int, on_progress: Callable[[Job], None] | None = None) -> Job:
         """Claim a job and run it until it ends, is paused or cancelled, or this process stops.

@@ -87,22 +87,28 @@ class Plan:
         }
 
 
-async def make_plan(bench: Bench, roles: Roles, wanted: Sequence[str] = ()) -> Plan:
-    """Return the plan of a job over the wanted collections, () for all; reads only."""
+async def make_plan(
+    bench: Bench, roles: Roles, wanted: Sequence[str] = (), *, cut: bool = True
+) -> Plan:
+    """Return the plan of a job over the wanted collections, () for all; reads only.
+
+    Args:
+        cut: False leaves the ranges out, which take a look at every key.
+    """
     names = parents_first(roles.primary.schema.collections, wanted)
     pairs = await bench.pairs(roles, names)
     states = await roles.secondary.index_states()
     return Plan(
         primary=roles.primary.name,
         secondary=roles.secondary.name,
-        collections=tuple([await _plan_collection(bench, pair) for pair in pairs.values()]),
+        collections=tuple([await _plan_collection(bench, pair, cut) for pair in pairs.values()]),
         indexes=tuple(
             state.name for state in states if state.collection in names and not state.ready
         ),
     )
 
 
-async def _plan_collection(bench: Bench, pair: Pair) -> CollectionPlan:
+async def _plan_collection(bench: Bench, pair: Pair, cut: bool) -> CollectionPlan:
     here, there = pair.primary.schema, pair.secondary.schema
     rows = await pair.primary.row_estimate(pair.name)
     secondary_rows = await pair.secondary.row_estimate(pair.name)
@@ -113,14 +119,14 @@ async def _plan_collection(bench: Bench, pair: Pair) -> CollectionPlan:
         range_rows=bench.settings.range_rows,
         workers=bench.settings.workers,
     )
-    cut = await cutter.split(pair.name, rows_per_range=size, order=pair.order)
+    ranges = await cutter.split(pair.name, rows_per_range=size, order=pair.order) if cut else []
     target = await pair.secondary.bulk_target(pair.name, pair.scope.fields)
     mine, theirs = here.stored_value_fields(pair.name), there.stored_value_fields(pair.name)
     return CollectionPlan(
         collection=pair.name,
         rows=rows,
         secondary_rows=secondary_rows,
-        ranges=tuple(cut),
+        ranges=tuple(ranges),
         path="record" if target is None else "bulk",
         order=pair.order,
         fields=pair.scope.fields,

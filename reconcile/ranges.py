@@ -155,11 +155,6 @@ def added(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
     return {name: left.get(name, 0) + right.get(name, 0) for name in {**left, **right}}
 
 
-def reset(state: RangeState) -> RangeState:
-    """Return the range as it was before its first batch."""
-    return replace(state, cursor=None, done=False, tally={})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSize:
     """How many rows the next batch of a collection may have (rule B3).

@@ -29,7 +29,7 @@ RETRY_S_MAX = 30.0
 WAITING_MAX = 100_000
 """Keys whose next try is remembered; beyond that all are tried each round."""
 
-ROUND_PAUSE_S = 0.05
+ROUND_PAUSE_S = 0.01
 """Pause before the next round when the last one could repair nothing (keys in flight)."""
 
 FRUITLESS_ROUNDS_MAX = 5

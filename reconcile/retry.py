@@ -48,6 +48,9 @@ class Retry:
             await self._clock.sleep(delay_s)
             check()
 
+        async def once() -> T:
+            return await call()
+
         retrying = AsyncRetrying(
             sleep=pause,
             stop=stop_after_attempt(self._policy.attempts_max),
@@ -55,7 +58,7 @@ class Retry:
             retry=retry_if_exception(_passes),
             reraise=True,
         )
-        return await retrying(call)
+        return await retrying(once)
 
     def _delay_s(self, state: RetryCallState) -> float:
         ceiling_s = min(self._policy.cap_s, self._policy.base_s * 2**state.attempt_number)

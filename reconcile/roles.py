@@ -8,7 +8,7 @@ from typing import Protocol
 
 from proxy.errors import CrossfadeError, Reason, Rejected
 from proxy.ledger.base import CopyLog
-from proxy.ledger.types import Phase, Routing
+from proxy.ledger.types import Job, Phase, Routing
 from proxy.model import JsonValue, Key
 from proxy.stores.base import Store
 from reconcile.ranges import Scope, common_order, scope_of
@@ -78,22 +78,32 @@ def roles_of(routing: Routing, stores: Mapping[str, Store], *, read_only: bool =
     return Roles(routing=routing, primary=stores[routing.primary], secondary=stores[other])
 
 
-def unbroken(noted: JsonValue, now: Routing) -> bool:
-    """True if no routing can have been in force between the noted one and now, but these two.
+def period_epoch(flags: Mapping[str, JsonValue]) -> int:
+    """Return the epoch since which both stores have been written in the roles of now.
 
-    What a job did before is worth nothing if the migration went through old_only meanwhile:
-    writes of that time are in no ledger. Epochs count every change, so a distance of one leaves
-    no room for another routing.
-
-    Args:
-        noted: {"epoch", "primary", ...} as `JobRun.note_routing` keeps it.
+    The ledger notes it in the transaction that begins dual writing or swaps the primary. What a
+    job copied or compared before is worth nothing: writes under old_only are in no ledger, and a
+    swap turns the direction round.
     """
-    if not isinstance(noted, Mapping):
-        return False
-    epoch = noted.get("epoch")
-    if not isinstance(epoch, int) or noted.get("primary") != now.primary:
-        return False
-    return 0 <= now.epoch - epoch <= 1
+    epochs = [0]
+    for name in ("dual_write", "swap"):
+        noted = flags.get(name)
+        epoch = noted.get("epoch") if isinstance(noted, Mapping) else None
+        if isinstance(epoch, int):
+            epochs.append(epoch)
+    return max(epochs)
+
+
+def require_current(job: Job, flags: Mapping[str, JsonValue]) -> None:
+    """Raise Rejected(FAILED_PRECONDITION) if the job is of an earlier period."""
+    began = period_epoch(flags)
+    if job.epoch < began:
+        raise Rejected(
+            f"Job {job.job_id} ({job.kind.value}) was asked for at epoch {job.epoch}; dual writing "
+            f"began, or the primary was swapped, at epoch {began}. What it did is of another time.",
+            reason=Reason.FAILED_PRECONDITION,
+            hint=f"Start a new {job.kind.value}.",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

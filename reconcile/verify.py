@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from proxy.errors import Corrupt, Reason, Rejected
-from proxy.ledger.types import Difference, RangeState
+from proxy.ledger.types import Difference, RangeState, Routing
 from proxy.model import JsonValue, Key
 from reconcile.bench import Bench
 from reconcile.checkpoint import BatchSeen, Interrupted, JobRun, save
@@ -17,7 +17,7 @@ from reconcile.pipeline import merged
 from reconcile.planning import make_plan
 from reconcile.ranges import parents_first
 from reconcile.repair import ACTOR, VERIFY_REASON
-from reconcile.roles import Pair, Roles, RolesChanged, unbroken
+from reconcile.roles import Pair, Roles, RolesChanged
 from reconcile.throttle import Throttle, limits_of
 
 SAMPLES_MAX = 20
@@ -35,6 +35,7 @@ class Verify:
         self._run = run
         self._params = params
         self._throttle = Throttle(limits_of(bench.settings), bench.clock)
+        self._routing: Routing | None = None
         self._kept = 0
         self._samples: list[JsonValue] = []
         self._failed: list[str] = []
@@ -67,19 +68,13 @@ class Verify:
         run, ledger = self._run, self._bench.ledger
         run.progress.stage = "plan"
         roles = await self._bench.roles()
-        plan = await make_plan(self._bench, roles, self._params.collections)
+        await self._follow(roles.routing)
+        stored = await ledger.ranges(run.job_id)
+        plan = await make_plan(self._bench, roles, self._params.collections, cut=not stored)
         run.progress.total = plan.rows()
-        if not await ledger.ranges(run.job_id):
+        if not stored:
             await ledger.add_ranges(run.job_id, plan.ranges())
-        elif not unbroken(run.job.summary.get("routing"), roles.routing):
-            raise Rejected(
-                "The routing changed while this verify was paused; what it has seen is of "
-                "another time.",
-                reason=Reason.FAILED_PRECONDITION,
-                hint="Start a new verify.",
-            )
-        run.note_routing(roles.routing)
-        run.progress.resume(await ledger.ranges(run.job_id))
+        run.progress.resume(stored)
         found = await ledger.differences(run.job_id, limit=self._bench.settings.differences_max)
         self._kept = len(found)
         for item in found:
@@ -154,7 +149,13 @@ class Verify:
 
         self._run.check()
         await self._bench.retry(throttled, self._run.check)
-        self._run.note_routing(await self._bench.released(pair.roles, self._run.check))
+        await self._follow(await self._bench.released(pair.roles, self._run.check))
+
+    async def _follow(self, routing: Routing) -> None:
+        """Go on only if what was seen so far is worth something under this routing."""
+        await self._bench.current(self._run.job, routing, self._routing)
+        self._routing = routing
+        self._run.note_routing(routing)
 
     async def _store(self, pair: Pair, found: Found) -> None:
         """Keep differences for the report, and queue them for repair unless only reporting."""

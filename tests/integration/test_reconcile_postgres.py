@@ -47,7 +47,13 @@ class Migration:
     async def route(self, **changes: Any) -> None:
         now = await self.ledger.routing()
         routing = await self.ledger.change_routing(
-            now.epoch, replace(now, **changes), kind="test", actor="test", reason="", detail={}
+            now.epoch,
+            replace(now, **changes),
+            kind="test",
+            actor="test",
+            reason="",
+            detail={},
+            note="swap" if "primary" in changes else "dual_write",
         )
         await self.ledger.renew_replica("r1", acked_epoch=routing.epoch, lease_s=300)
 

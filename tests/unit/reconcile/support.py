@@ -132,8 +132,16 @@ class Rig:
     async def route(self, **changes: Any) -> Routing:
         """Change the routing; the replica acknowledges it."""
         now = await self.ledger.routing()
+        after = replace(now, **changes)
+        began = now.phase is Phase.OLD_ONLY and after.phase is Phase.DUAL_WRITE
         routing = await self.ledger.change_routing(
-            now.epoch, replace(now, **changes), kind="test", actor="test", reason="", detail={}
+            now.epoch,
+            after,
+            kind="test",
+            actor="test",
+            reason="",
+            detail={},
+            note="swap" if after.primary != now.primary else "dual_write" if began else "",
         )
         await self.ledger.renew_replica(REPLICA, acked_epoch=routing.epoch, lease_s=1e9)
         return routing

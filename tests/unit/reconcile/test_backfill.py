@@ -140,10 +140,52 @@ async def test_backfill_waits_for_every_replica_and_names_the_one_that_lags(rig:
     assert not await rig.records("new", "documents")
 
 
-async def test_a_dead_replica_does_not_stop_a_backfill(rig: Rig) -> None:
+async def test_a_dead_replica_does_not_stop_a_backfill_unless_it_may_write_without_the_ledger(
+    rig: Rig,
+) -> None:
     await rig.fill(3)
     await rig.ledger.register_replica("dead", address="", lease_s=0.0, ledger_down="refuse")
     assert (await rig.run(JobKind.BACKFILL)).state is JobState.DONE
+    await rig.ledger.register_replica("loose", address="", lease_s=0.0, ledger_down="primary_alone")
+    assert "loose" in (await rig.run(JobKind.BACKFILL)).error
+
+
+async def test_a_build_that_a_killed_runner_left_behind_is_waited_for(rig: Rig) -> None:
+    await rig.fill(3)
+    busy = 3
+
+    async def build_index(collection: str) -> None:
+        nonlocal busy
+        busy -= 1
+        if busy >= 0:
+            raise Rejected("somebody else is building it", reason=Reason.FAILED_PRECONDITION)
+        await rig.new.build_index(collection)
+
+    rig.stores["new"] = Wrapped(rig.new, build_index=build_index)
+    job = await rig.run(JobKind.BACKFILL)
+    assert job.state is JobState.DONE, job.error
+    assert (await rig.new.index_states())[0].ready
+
+
+async def test_a_build_is_stopped_when_the_job_is(rig: Rig) -> None:
+    await rig.fill(3)
+    reconciler = rig.reconciler()
+    stopped = asyncio.Event()
+
+    async def build_index(collection: str) -> None:
+        reconciler.stop()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    rig.stores["new"] = Wrapped(rig.new, build_index=build_index)
+    reconciler = rig.reconciler()
+    job = await reconciler.run_once(JobKind.BACKFILL, {})
+    assert (job.state, stopped.is_set()) == (JobState.REQUESTED, True)
+    rig.stores["new"] = rig.new
+    assert (await rig.run(JobKind.BACKFILL)).job_id == job.job_id
+    assert (await rig.new.index_states())[0].ready
 
 
 @pytest.mark.parametrize("step", [Step.BEGUN, Step.READ, Step.WRITTEN, Step.FINISHED])
@@ -207,7 +249,7 @@ async def test_a_resume_skips_nothing_that_was_inserted_behind_the_checkpoint(ri
     assert await rig.differing() == []
 
 
-async def test_an_unfinished_backfill_starts_over_after_the_migration_was_in_old_only(
+async def test_an_unfinished_backfill_is_worth_nothing_after_the_migration_was_in_old_only(
     rig: Rig,
 ) -> None:
     await rig.fill(60)
@@ -228,7 +270,11 @@ async def test_an_unfinished_backfill_starts_over_after_the_migration_was_in_old
     await rig.put(document("00001.html", packed=None, content="written under old_only"), on="old")
     await rig.put(delete("documents", doc(3)), on="old")
     await rig.route(phase=Phase.DUAL_WRITE)
+    stale = await rig.reconciler("second").run_job(_job(rig))
+    assert stale.state is JobState.FAILED
+    assert "Start a new backfill" in stale.error
     job = await rig.reconciler("second").run_once(JobKind.BACKFILL, {})
+    assert job.job_id != stale.job_id
     assert job.state is JobState.DONE, job.error
     assert await rig.differing() == []
 
@@ -242,7 +288,10 @@ async def test_a_backfill_that_was_begun_under_other_roles_is_not_resumed(rig: R
     rig.at(Step.FINISHED, swap)
     job = await rig.run(JobKind.BACKFILL)
     assert job.state is JobState.FAILED
-    assert "old store" in job.error
+    assert "from old to new" in job.error
+    again = await rig.reconciler().run_job(job.job_id)
+    assert again.state is JobState.FAILED
+    assert "Start a new backfill" in again.error
     assert len(await rig.records("old", "documents")) == 60  # nothing was deleted the wrong way
     assert rig.open_snapshots() == 0
 

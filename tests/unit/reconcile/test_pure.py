@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,11 +27,11 @@ from reconcile.ranges import (
     rows_per_range,
     scope_of,
 )
-from reconcile.roles import unbroken
+from reconcile.roles import period_epoch
 from reconcile.tasks import both, to_the_end
 from reconcile.throttle import Budget, Limits, Pressure, Throttle
 from tests.doc_server import schemas
-from tests.unit.reconcile.support import FastClock, Rig
+from tests.unit.reconcile.support import FastClock
 
 OLD, NEW = schemas()["old"], schemas()["new"]
 DOCUMENTS = scope_of("documents", OLD, NEW)
@@ -197,23 +198,16 @@ def test_progress_says_rate_and_eta() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noted", "whole"),
+    ("flags", "epoch"),
     [
-        ({"epoch": 5, "primary": "old"}, True),
-        ({"epoch": 4, "primary": "old"}, True),
-        ({"epoch": 3, "primary": "old"}, False),
-        ({"epoch": 5, "primary": "new"}, False),
-        ({}, False),
-        (None, False),
+        ({}, 0),
+        ({"dual_write": {"epoch": 2}}, 2),
+        ({"dual_write": {"epoch": 2}, "swap": {"epoch": 9}}, 9),
+        ({"dual_write": "?", "swap": {"epoch": None}}, 0),
     ],
 )
-async def test_a_resume_is_trusted_only_if_no_other_routing_was_between(
-    noted: object, whole: bool
-) -> None:
-    rig = await Rig().start()
-    while (await rig.ledger.routing()).epoch < 5:
-        await rig.route()
-    assert unbroken(noted, await rig.ledger.routing()) is whole  # type: ignore[arg-type]
+def test_a_period_begins_with_dual_writing_or_a_swap(flags: dict[str, Any], epoch: int) -> None:
+    assert period_epoch(flags) == epoch
 
 
 async def test_a_clean_up_ends_although_it_is_cancelled_again_and_again() -> None:
