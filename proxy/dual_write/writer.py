@@ -214,15 +214,20 @@ class DualWriter:
         dual = writes_both(ticket.routing.phase)
         if not items:
             return dual
-        await self._check_lease()
+        await self._check_lease(ticket)
         for target in {item.target for item in items}:
             self._refuse_open_breaker(target)
         if dual or submission.context.idempotency_key:
             try:
                 await self._append(items, submission, ticket)
+            except (StaleEpoch, LeaseLost):
+                raise
             except Unavailable as error:
-                alone = self._settings.ledger_down == "primary_alone" and error.where == "ledger"
-                if not alone or isinstance(error, StaleEpoch | LeaseLost):
+                if error.where != "ledger":
+                    raise
+                # The answer may be lost and the intents there: nobody could settle them.
+                self._parts.member.forsake(ticket.replica_id)
+                if self._settings.ledger_down != "primary_alone":
                     raise
                 self.owes_full_verify |= dual
                 dual = False
@@ -245,15 +250,16 @@ class DualWriter:
             ]
             self._parts.settle.add(closed, delay_s=delay_s)
 
-    async def _check_lease(self) -> None:
+    async def _check_lease(self, ticket: Ticket) -> None:
         """Step 2: store calls must end before the lease does."""
-        if self._parts.member.lease_left_s() > 2 * _LEASE_MARGIN_S:
-            return
-        try:
-            await self._parts.member.refresh()
-        except Unavailable:
-            if self._settings.ledger_down != "primary_alone":
-                raise
+        if self._parts.member.lease_left_s() <= 2 * _LEASE_MARGIN_S:
+            try:
+                await self._parts.member.refresh()
+            except Unavailable:
+                if self._settings.ledger_down != "primary_alone":
+                    raise
+        if self._lease_over(ticket):
+            raise LeaseLost("The lease ran out before the write began.", where="ledger")
 
     def _refuse_open_breaker(self, primary: str) -> None:
         if self._parts.sides[primary].breaker.state == "open":
@@ -292,7 +298,7 @@ class DualWriter:
     ) -> None:
         """Step 4: both at once; a patch, whose result only the primary knows, there first."""
         due, routing, atomic = pending(items), ticket.routing, submission.atomic
-        if self._lease_over():
+        if self._lease_over(ticket):
             # Nothing has been sent; the intents are settled as dirty, the write begins anew.
             raise LeaseLost("The lease ran out before the stores were called.", where="ledger")
         alone = [item for item in due if not dual or item.target != routing.primary]
@@ -301,30 +307,37 @@ class DualWriter:
             part = [item for item in alone if item.target == target]
             await self._write_primary(part, target, atomic=atomic)
         if both:
-            await self._write_both(items, both, submission, routing)
+            await self._write_both(items, both, submission, ticket)
         for item in due:
             accept_resumed(item)
 
     async def _write_both(
-        self, items: list[Item], both: list[Item], submission: _Submission, routing: Routing
+        self, items: list[Item], both: list[Item], submission: _Submission, ticket: Ticket
     ) -> None:
-        secondary, atomic = secondary_of(routing), submission.atomic
+        primary, secondary = ticket.routing.primary, secondary_of(ticket.routing)
+        atomic = submission.atomic
         patches = any(item.write.op is WriteOp.PATCH for item in both if item.write)
         if patches or self._settings.ack == "primary":
-            await self._write_primary(both, routing.primary, atomic=atomic)
+            await self._write_primary(both, primary, atomic=atomic)
             if self._settings.ack == "primary":
                 self._answer_early(items, submission)
-            await self._write_secondary(both, secondary, atomic=atomic)
+            await self._write_secondary(both, secondary, ticket, atomic=atomic)
             return
         await asyncio.gather(
-            self._write_primary(both, routing.primary, atomic=atomic),
-            self._write_secondary(both, secondary, atomic=atomic),
+            self._write_primary(both, primary, atomic=atomic),
+            self._write_secondary(both, secondary, ticket, atomic=atomic),
         )
 
-    def _lease_over(self) -> bool:
-        """True if this replica was paused past its lease: its intents have been taken over."""
+    def _lease_over(self, ticket: Ticket) -> bool:
+        """True if the ticket's identity is taken for dead: its intents may have been taken over.
+
+        A replica that was paused past its lease may have a new identity, and another routing,
+        before its old writes wake up.
+        """
+        member = self._parts.member
         alone = self._settings.ledger_down == "primary_alone"
-        return not alone and self._parts.member.lease_left_s() <= 0
+        expired = not alone and member.lease_left_s() <= 0
+        return expired or ticket.replica_id != member.replica_id
 
     def _deadline_s(self, wanted_s: float) -> float:
         """A store call ends before the lease does, so that nobody repairs under a running write."""
@@ -342,13 +355,15 @@ class DualWriter:
         for item, told in zip(due, answers, strict=True):
             item.primary = _refused_if_skipped(told, target)
 
-    async def _write_secondary(self, due: list[Item], target: str, *, atomic: bool) -> None:
+    async def _write_secondary(
+        self, due: list[Item], target: str, ticket: Ticket, *, atomic: bool
+    ) -> None:
         asked = [
             (item, secondary_write(item, self._parts.specs[item.asked.collection])) for item in due
         ]
         writes = [write for _, write in asked if write is not None]
         answers = [StoreAnswer(skipped="the lease ran out")] * len(writes)
-        if writes and not self._lease_over():
+        if writes and not self._lease_over(ticket):
             deadline_s = self._deadline_s(self._settings.secondary_deadline_s)
             answers = await apply_on(
                 self._parts.sides[target], writes, atomic=atomic, deadline_s=deadline_s

@@ -224,11 +224,12 @@ class RoutingLog(Protocol):
         """Renew the lease, acknowledge an epoch, and return the routing in force.
 
         Raises:
-            LeaseLost: the lease had run out and its intents were taken over; register anew.
+            LeaseLost: the lease had run out, so others may have gone on without this replica;
+                register anew.
         """
 
     async def release_replica(self, replica_id: str) -> None:
-        """A clean exit: nothing of this replica is in flight."""
+        """A clean exit, or a former identity given up: nothing of this replica is in flight."""
 
     async def replicas(self) -> list[Replica]:
         """Return replicas alive, or dead within the last day."""

@@ -82,7 +82,7 @@ class MemoryRouting:
     async def renew_replica(self, replica_id: str, *, acked_epoch: int, lease_s: float) -> Routing:
         """See `RoutingLog.renew_replica`."""
         replica = self._state.replicas.get(replica_id)
-        if replica is None or replica.swept:
+        if replica is None or not self._state.alive(replica):
             raise LeaseLost("This replica was taken for dead; its intents were taken over.")
         replica.acked_epoch = acked_epoch
         replica.lease_until_s = self._state.clock.monotonic_s() + lease_s
@@ -91,9 +91,10 @@ class MemoryRouting:
     async def release_replica(self, replica_id: str) -> None:
         """See `RoutingLog.release_replica`."""
         replica = self._state.replicas.get(replica_id)
-        if replica is not None and not replica.swept:
+        if replica is not None:
             replica.clean_exit = True
-            replica.lease_until_s = self._state.clock.monotonic_s()
+            now_s = self._state.clock.monotonic_s()
+            replica.lease_until_s = min(replica.lease_until_s, now_s)
 
     async def replicas(self) -> list[Replica]:
         """See `RoutingLog.replicas`."""

@@ -63,6 +63,9 @@ class Membership:
         self._settings = settings
         self._drain = drain
         self._admitted: dict[int, int] = {}
+        self._in_flight: dict[str, int] = {}
+        self._former: set[str] = set()
+        self._forsaken = False
         self._changed = asyncio.Condition()
         self._lease_until_s = 0.0
         self._acked_epoch = 0
@@ -88,7 +91,10 @@ class Membership:
             lease_s=self._settings.lease_s,
             ledger_down=self._settings.ledger_down,
         )
+        if self.replica_id:
+            self._former.add(self.replica_id)
         self.replica_id = replica_id
+        self._forsaken = False
         self._acked_epoch = 0
         self._lease_until_s = began_s + self._settings.lease_s
         await self._follow(routing)
@@ -124,6 +130,9 @@ class Membership:
     async def refresh(self) -> Routing:
         """Renew the lease and take the routing in force. Raises Unavailable, Corrupt."""
         async with self._refresh_lock:
+            if self._forsaken:
+                await self._register()
+                return self.current
             began_s = self._clock.monotonic_s()
             try:
                 routing = await self._ledger.renew_replica(
@@ -137,6 +146,24 @@ class Membership:
                 self._lease_until_s = began_s + self._settings.lease_s
                 await self._follow(routing)
             return self.current
+
+    def forsake(self, replica_id: str) -> None:
+        """Go on under a new identity: the ledger may hold intents of this one that nobody knows.
+
+        An append whose answer was lost may have been applied. Its intents can only be taken over,
+        and that happens once this identity is given up.
+        """
+        if replica_id == self.replica_id:
+            self._forsaken = True
+
+    async def release_former(self) -> None:
+        """Give up former identities of which nothing is in flight any more. Raises Unavailable."""
+        ended = [name for name in self._former if name not in self._in_flight]
+        if ended:
+            await self._drain()
+        for name in ended:
+            await self._ledger.release_replica(name)
+            self._former.discard(name)
 
     async def _follow(self, routing: Routing) -> None:
         self.reachable = True
@@ -177,15 +204,15 @@ class Membership:
         if self.current.hold:
             await self._wait_for_release()
         ticket = Ticket(routing=self.current, replica_id=self.replica_id)
-        self._enter(ticket.routing.epoch)
+        self._enter(ticket)
         try:
             yield ticket
         finally:
-            self._leave(ticket.routing.epoch)
+            self._leave(ticket)
 
     def linger(self, ticket: Ticket, delay_s: float) -> None:
         """Count a write as admitted for a while longer: it was given up, but may still land."""
-        self._enter(ticket.routing.epoch)
+        self._enter(ticket)
         task = asyncio.create_task(self._linger(ticket, delay_s), name="linger")
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
@@ -194,12 +221,18 @@ class Membership:
         try:
             await self._clock.sleep(delay_s)
         finally:
-            self._leave(ticket.routing.epoch)
+            self._leave(ticket)
 
-    def _enter(self, epoch: int) -> None:
+    def _enter(self, ticket: Ticket) -> None:
+        epoch, name = ticket.routing.epoch, ticket.replica_id
         self._admitted[epoch] = self._admitted.get(epoch, 0) + 1
+        self._in_flight[name] = self._in_flight.get(name, 0) + 1
 
-    def _leave(self, epoch: int) -> None:
+    def _leave(self, ticket: Ticket) -> None:
+        epoch, name = ticket.routing.epoch, ticket.replica_id
+        self._in_flight[name] -= 1
+        if not self._in_flight[name]:
+            del self._in_flight[name]
         self._admitted[epoch] -= 1
         if not self._admitted[epoch]:
             del self._admitted[epoch]
@@ -230,4 +263,5 @@ class Membership:
     async def stop(self) -> None:
         """Say that nothing of this replica is in flight any more. Raises Unavailable."""
         await self._drain()
-        await self._ledger.release_replica(self.replica_id)
+        for name in (*self._former, self.replica_id):
+            await self._ledger.release_replica(name)

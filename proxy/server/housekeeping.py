@@ -39,6 +39,27 @@ class DirtyCounts:
             await self._clock.sleep(_DIRTY_POLL_S)
 
 
+async def pay_debt(ledger: Ledger, member: Membership, writer: DualWriter) -> None:
+    """Record that writes went to the primary alone (rule W6), as soon as the ledger is back.
+
+    Raises:
+        Unavailable: it is not back yet; the debt stays.
+    """
+    if not writer.owes_full_verify:
+        return
+    writer.owes_full_verify = False
+    try:
+        await ledger.set_flag(
+            "full_verify_needed",
+            True,
+            actor=member.replica_id,
+            reason="writes went to the primary alone while the ledger was down",
+        )
+    except BaseException:
+        writer.owes_full_verify = True
+        raise
+
+
 class Housekeeping:
     """Sweeps dead replicas, prunes the ledger, releases forgotten holds, reports debts."""
 
@@ -70,29 +91,14 @@ class Housekeeping:
                 taken = await self._ledger.sweep()
                 if taken:
                     log.warning("took over %d intents of dead replicas", taken)
-                await self._pay_debt()
+                await pay_debt(self._ledger, self._member, self._writer)
+                await self._member.release_former()
                 await self._watch_hold()
                 if self._clock.monotonic_s() - pruned_s >= _PRUNE_EVERY_S:
                     pruned_s = self._clock.monotonic_s()
                     await self._ledger.prune()
             except CrossfadeError as error:
                 log.warning("housekeeping waits for the ledger: %s", error)
-
-    async def _pay_debt(self) -> None:
-        """Record that writes went to the primary alone (rule W6), as soon as the ledger is back."""
-        if not self._writer.owes_full_verify:
-            return
-        self._writer.owes_full_verify = False
-        try:
-            await self._ledger.set_flag(
-                "full_verify_needed",
-                True,
-                actor=self._member.replica_id,
-                reason="writes went to the primary alone while the ledger was down",
-            )
-        except BaseException:
-            self._writer.owes_full_verify = True
-            raise
 
     async def _watch_hold(self) -> None:
         routing = self._member.current

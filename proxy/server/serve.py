@@ -15,7 +15,7 @@ from proxy.config.loader import Config
 from proxy.errors import CrossfadeError
 from proxy.fronts.native.serve import NativeServer, ServeOptions
 from proxy.server.build import build_ledger, build_store
-from proxy.server.housekeeping import Housekeeping
+from proxy.server.housekeeping import Housekeeping, pay_debt
 from proxy.server.parts import Parts, build_parts, open_stores
 from proxy.telemetry.gauges import GaugePoller
 from proxy.telemetry.logs import configure_logs
@@ -78,11 +78,12 @@ async def running(
                 host = config.settings.listen.address.rpartition(":")[0]
                 yield f"{host}:{server.port}"
             finally:
-                await _quiesce(parts, server)
+                ended = await _quiesce(parts, server)
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
-                await _leave(parts)
+                if ended:
+                    await _leave(parts)
     finally:
         await parts.close()
 
@@ -150,8 +151,12 @@ def _chores(
     )
 
 
-async def _quiesce(parts: Parts, server: NativeServer) -> None:
-    """Refuse new calls and let the writes end; the lease is still being renewed."""
+async def _quiesce(parts: Parts, server: NativeServer) -> bool:
+    """Refuse new calls and let the writes end; the lease is still being renewed.
+
+    Returns:
+        True if nothing is in flight any more; else only the end of the lease can say so.
+    """
     await server.stop(_GRACE_S)
     left = await parts.writer.drain(timeout_s=_GRACE_S)
     if left:
@@ -159,11 +164,13 @@ async def _quiesce(parts: Parts, server: NativeServer) -> None:
     with contextlib.suppress(CrossfadeError):
         await parts.shadow.close()
     await parts.settle.wait_delayed(timeout_s=parts.config.settings.writes.late_write_s)
+    return not left
 
 
 async def _leave(parts: Parts) -> None:
     """Settle what has ended, and say goodbye to the ledger; nobody renews the lease any more."""
     try:
+        await pay_debt(parts.ledger, parts.member, parts.writer)
         await parts.member.stop()
     except CrossfadeError as error:
         log.warning("the ledger was not told goodbye: %s", error)

@@ -110,7 +110,9 @@ class RoutingTable:
             "UPDATE crossfade.replicas r SET acked_epoch = %s,"
             " lease_until = clock_timestamp() + make_interval(secs => %s)"
             " FROM crossfade.migrations m"
-            " WHERE r.replica_id = %s AND NOT r.swept AND m.number = r.migration"
+            # A lease that has run out is gone: others may have gone on without this replica.
+            " WHERE r.replica_id = %s AND NOT r.swept AND r.lease_until > clock_timestamp()"
+            " AND m.number = r.migration"
             " RETURNING m.epoch, m.phase, m.primary_store, m.percent, m.hold",
             (acked_epoch, lease_s, replica_id),
         )
@@ -121,8 +123,8 @@ class RoutingTable:
     async def release_replica(self, replica_id: str) -> None:
         """See `RoutingLog.release_replica`."""
         await self._db.fetch(
-            "UPDATE crossfade.replicas SET clean_exit = true, lease_until = clock_timestamp()"
-            " WHERE replica_id = %s AND NOT swept",
+            "UPDATE crossfade.replicas SET clean_exit = true,"
+            " lease_until = least(lease_until, clock_timestamp()) WHERE replica_id = %s",
             (replica_id,),
         )
 
