@@ -187,7 +187,7 @@ def _dropped(stats: Stats, settings: ShadowSettings) -> Precondition:
         name="shadow: dropped",
         passed=True,
         detail=f"{lost} of {stats.sampled} sampled reads were dropped ({share:.1f} %); "
-        f"{stats.observed} were served",
+        f"{stats.observed} were served" + (f", {stats.waiting} wait" if stats.waiting else ""),
         remedy=f"Raise shadow.queue_max ({settings.queue_max}) or shadow.workers "
         f"({settings.workers}), or lower shadow.sample.",
     )

@@ -8,7 +8,7 @@ objects are in a fixed order. A share is 0..1; a mean or percentile of nothing i
     generated_at      ISO time
     since, until      ISO times of the first and last observed read, "" for none
     replicas, windows names, sorted
-    reads             {observed, sampled, dropped: {reason: n}, dropped_share}
+    reads             {observed, sampled, dropped: {reason: n}, waiting, dropped_share}
     gate              {passed, conditions: [{name, passed, detail, remedy}]}
     total             {control, candidate, ...summary} of the reads toward one candidate
     groups            [{collection, kind, control, candidate, ...summary}]
@@ -172,6 +172,7 @@ def _reads(stats: Stats) -> dict[str, JsonValue]:
         "observed": stats.observed,
         "sampled": stats.sampled,
         "dropped": _sorted(stats.dropped),
+        "waiting": stats.waiting,
         "dropped_share": _ratio(sum(stats.dropped.values()), stats.sampled),
     }
 

@@ -152,6 +152,15 @@ class Stats:
     windows: frozenset[str] = frozenset()
     groups: Mapping[GroupKey, GroupStats] = field(default_factory=dict)
 
+    @property
+    def waiting(self) -> int:
+        """Sampled reads that were neither dropped nor judged when this was written."""
+        ended = sum(
+            group.queries + sum(group.errors.values()) + sum(group.inconclusive.values())
+            for group in self.groups.values()
+        )
+        return max(0, self.sampled - sum(self.dropped.values()) - ended)
+
     def __add__(self, other: Stats) -> Stats:
         groups = dict(self.groups)
         for key, group in other.groups.items():

@@ -150,8 +150,8 @@ def test_reads_the_candidate_served_itself_count_for_content_alone() -> None:
     assert failed(search=good(), back=other) == ["shadow: no stale content"]
 
 
-def test_dropped_reads_are_noted_and_do_not_fail() -> None:
+def test_dropped_and_waiting_reads_are_noted_and_do_not_fail() -> None:
     stats = Stats(observed=300, sampled=200, dropped={"queue_full": 50}, groups={SEARCH: good()})
     note = gate(stats, ShadowSettings())[-1]
     assert note.passed
-    assert note.detail == "50 of 200 sampled reads were dropped (25.0 %); 300 were served"
+    assert note.detail == "50 of 200 sampled reads were dropped (25.0 %); 300 were served, 50 wait"

@@ -251,6 +251,7 @@ def test_the_numbers_of_the_report_are_those_of_the_statistics() -> None:
         "observed": 5,
         "sampled": 4,
         "dropped": {"queue_full": 1},
+        "waiting": 0,
         "dropped_share": 0.25,
     }
     gate = report["gate"]
