@@ -54,8 +54,8 @@ class Pace:
     shadow_queries_min: int = 150
     latency_ratio_max: float = 1.1
     shadow_timeout_s: float = 60.0
-    writes_per_s: float = 45.0
-    reads_per_s: float = 15.0
+    writes_per_s: float = 30.0
+    reads_per_s: float = 12.0
     searches_per_s: float = 12.0
     writers: int = 8
     live_writes_min: int = 1000

@@ -113,9 +113,8 @@ async def _guarded(migration: Migration, guard: Guard) -> None:
                 await migration.run(dsns, household)
     except (CrossfadeError, CallError) as error:
         migration.findings.error = str(error)
-        logs = migration.options.out / "logs"
-        await asyncio.to_thread(_keep_logs, scratch / "logs", logs)
-        migration.narrator.warn(f"{error}\nThe logs of every process are in {logs}.")
+    finally:
+        _keep_logs(scratch / "logs", migration.options.out / "logs")
 
 
 def _introduce(narrator: Narrator, corpus: Corpus, seed: int) -> None:
@@ -138,6 +137,7 @@ def _scratch(guard: Guard) -> Iterator[Path]:
 
 
 def _keep_logs(logs: Path, out: Path) -> None:
-    if logs.is_dir():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(logs, out, dirs_exist_ok=True)
+    """Copy what every process said; it is little, and the first thing to look at."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(logs, out)

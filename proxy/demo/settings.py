@@ -24,6 +24,6 @@ def write_settings(file: Path, dsns: Databases, pace: Pace) -> None:
             "gate_queries_min": pace.shadow_queries_min,
             "gate_latency_ratio_max": pace.latency_ratio_max,
         },
-        "telemetry": {"log_level": "warning"},
+        "telemetry": {"log_level": "info"},
     }
     file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")

@@ -25,6 +25,7 @@ class Swap:
 
     Attributes:
         to: the primary afterwards.
+        start_s: when writes began to be held; end_s: when every replica had the new roles.
         hold_ms: how long the proxy says it held writes.
     """
 

@@ -35,6 +35,7 @@ def conclude(
     for problem in _texts(report, "problems")[:10]:
         narrator.warn(problem)
     narrator.fact("reports", f"{out / 'report.json'}, {out / 'report.html'}")
+    narrator.fact("logs", f"of every process: {out / 'logs'}")
     narrator.fact("verdict", "passed" if report["passed"] else "FAILED")
 
 

@@ -143,16 +143,25 @@ async def _phase(stage: Stage, target: Phase, meaning: str) -> Change:
 
 
 async def _swap(stage: Stage, target: Phase, meaning: str) -> None:
-    start_s = time.monotonic()
+    await _ready(stage, target, timeout_s=_READY_S)
+    asked_s = time.monotonic()
     change = await _phase(stage, target, meaning)
+    done_s = time.monotonic()
     stage.findings.timeline.swaps.append(
         Swap(
             to=change.routing.primary,
-            start_s=start_s,
-            end_s=time.monotonic(),
+            start_s=min(max(asked_s, await _held_since_s(stage)), done_s),
+            end_s=done_s,
             hold_ms=change.stall_ms,
         )
     )
+
+
+async def _held_since_s(stage: Stage) -> float:
+    """Return when the last swap began to hold writes (monotonic seconds), by the event log."""
+    events = await stage.control.events(limit=1000)
+    held = [event.at.timestamp() for event in events if event.kind == "hold"]
+    return held[-1] - time.time() + time.monotonic() if held else 0.0
 
 
 async def _traffic(stage: Stage, percent: float) -> None:
