@@ -12,8 +12,10 @@ from proxy.cli.session import (
     JsonOption,
     begin,
     load_config,
+    only_error,
     run,
 )
+from proxy.errors import ConfigInvalid, Rejected
 
 
 def serve(
@@ -50,4 +52,10 @@ def serve(
         else:
             output.say(f"serving {loaded.settings.migration} at {address}")
 
-    run(serve_proxy(loaded, insecure=insecure, ready=ready))
+    try:
+        run(serve_proxy(loaded, insecure=insecure, ready=ready))
+    except (Rejected, ExceptionGroup) as raised:
+        error = only_error(raised)
+        if isinstance(error, Rejected):  # an address or TLS file that cannot be used
+            raise ConfigInvalid(str(error), error.violations) from raised
+        raise

@@ -38,15 +38,29 @@ class CrossfadeGroup(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except CrossfadeError as error:
+        except (CrossfadeError, ExceptionGroup) as raised:
+            error = only_error(raised)
+            if error is None:
+                raise
             session = ctx.find_object(Session) or Session()
             code = exit_code(error)
             if session.output.as_json:
                 session.output.json(error_document(error, code))
             session.output.note(error_text(error))
             if session.debug:
-                session.output.note("".join(traceback.format_exception(error)))
-            raise typer.Exit(int(code)) from error
+                session.output.note("".join(traceback.format_exception(raised)))
+            raise typer.Exit(int(code)) from raised
+
+
+def only_error(raised: CrossfadeError | ExceptionGroup[Exception]) -> CrossfadeError | None:
+    """Return the error to report; None if a group holds anything that is not Crossfade's own."""
+    if isinstance(raised, CrossfadeError):
+        return raised
+    foreign = raised.split(CrossfadeError)[1]
+    first: BaseException = raised
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first if foreign is None and isinstance(first, CrossfadeError) else None
 
 
 ConfigOption = Annotated[

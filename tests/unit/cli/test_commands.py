@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from proxy.cli.exits import EXIT_HELP, ExitCode, exit_code
 from proxy.cli.main import app, reflowed
+from proxy.cli.session import only_error
 from proxy.errors import (
     Ambiguous,
     ConfigInvalid,
@@ -29,6 +30,15 @@ COMMANDS = (
     "backfill", "verify", "repair", "job",
 )  # fmt: skip
 BROKEN = "migration: Docs\nprest: doc-server\nold: {engine: memory}\n"
+
+MEMORY = """
+migration: docs
+preset: doc-server
+listen: {{address: "{listen}", metrics: ""}}
+old: {{engine: memory}}
+new: {{engine: memory}}
+ledger: {{engine: memory}}
+"""
 
 
 def crossfade(*arguments: str) -> Result:
@@ -181,6 +191,36 @@ def test_plan_prints_what_to_start_from() -> None:
 def test_each_error_has_its_exit_code(error: CrossfadeError, code: ExitCode) -> None:
     assert exit_code(error) is code
     assert f"{code.value} " in EXIT_HELP
+
+
+def test_a_group_of_errors_is_reported_by_its_first_one_unless_it_holds_a_defect() -> None:
+    ours = Rejected("the address is taken")
+    assert only_error(ours) is ours
+    assert only_error(ExceptionGroup("g", [ExceptionGroup("h", [ours])])) is ours
+    assert only_error(ExceptionGroup("g", [ours, KeyError("defect")])) is None
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [("0.0.0.0:0", "there is no TLS"), ("127.0.0.1:{taken}", "Cannot listen on 127.0.0.1:{taken}")],
+)
+def test_an_address_that_cannot_be_served_is_one_clear_message(
+    listen: str, expected: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = str(server.getsockname()[1])
+        file = tmp_path / "c.yaml"
+        file.write_text(MEMORY.format(listen=listen.format(taken=taken)))
+        done = subprocess.run(
+            [sys.executable, "-m", "proxy.cli.main", "serve", "-c", str(file)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert expected.format(taken=taken) in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_paragraphs_of_help_are_joined_and_examples_stay_as_they_are() -> None:
