@@ -38,6 +38,8 @@ from proxy.stores.base import Store
 from proxy.stores.sides import Sides
 
 T = TypeVar("T")
+_PATIENCE = 0.9
+"""A read that lasted this share of a deadline was ended by it."""
 
 
 class ReadChooser(Protocol):
@@ -68,6 +70,15 @@ class ReaderParts:
     observers: Sequence[ReadObserver] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What is read of one store. `keys` None: a list, a count or a search."""
+
+    collection: str
+    context: RequestContext
+    keys: Sequence[Key] | None = None
+
+
 class ReadPath:
     """Answers reads as design section 6 says (rules R1 to R4)."""
 
@@ -81,7 +92,7 @@ class ReadPath:
         self, collection: str, keys: Sequence[Key], projection: Projection, context: RequestContext
     ) -> Got:
         """Read records by key; a key that is dirty or in flight is read from the primary (R1)."""
-        routing = self._parts.member.current
+        routing = await self._routing_of(collection, keys)
         chosen = self._choose(routing, collection, projection.fields, None, context)
         fenced: frozenset[Key] = frozenset()
         reason = "routed"
@@ -98,12 +109,28 @@ class ReadPath:
                     collection, part, vectors=projection.vector, deadline_s=deadline_s
                 )
 
-            strict = name == routing.primary and bool(fenced.intersection(part))
-            records, answered = await self._read(routing, name, read, only=strict)
+            records, answered = await self._read(
+                routing, name, read, _Ask(collection, context, part)
+            )
             found.update(records)
             if answered.reason != "routed":
                 served = answered
         return Got(records=[_project(found.get(key), projection) for key in keys], served=served)
+
+    async def _routing_of(self, collection: str, keys: Sequence[Key]) -> Routing:
+        """Return the routing to read keys under.
+
+        While a swap holds the writes, other replicas may be past it: which store a fenced key is
+        to be read from is then asked, not remembered.
+        """
+        routing = self._parts.member.current
+        if not routing.hold:
+            return routing
+        try:
+            fenced = await self._parts.ledger.fenced(collection, keys)
+            return await self._parts.member.refresh() if fenced else routing
+        except Unavailable:
+            return routing
 
     async def _fence(
         self, routing: Routing, collection: str, keys: Sequence[Key]
@@ -154,7 +181,10 @@ class ReadPath:
         deadline_s = self._deadline_s(context)
         began_s = time.perf_counter()
         records, served = await self._read(
-            routing, chosen, lambda store: store.list_records(query, deadline_s=deadline_s)
+            routing,
+            chosen,
+            lambda store: store.list_records(query, deadline_s=deadline_s),
+            _Ask(query.collection, context),
         )
         self._tell(routing, served, _reading(context, query, None, records, began_s))
         after: tuple[Value, ...] | None = None
@@ -182,7 +212,10 @@ class ReadPath:
         chosen = self._choose(routing, query.collection, names, query.filter, context)
         deadline_s = self._deadline_s(context)
         groups, served = await self._read(
-            routing, chosen, lambda store: store.count(query, deadline_s=deadline_s)
+            routing,
+            chosen,
+            lambda store: store.count(query, deadline_s=deadline_s),
+            _Ask(query.collection, context),
         )
         return Counted(groups=groups, served=served)
 
@@ -195,7 +228,10 @@ class ReadPath:
         deadline_s = self._deadline_s(context)
         began_s = time.perf_counter()
         result, served = await self._read(
-            routing, chosen, lambda store: store.search(query, deadline_s=deadline_s)
+            routing,
+            chosen,
+            lambda store: store.search(query, deadline_s=deadline_s),
+            _Ask(query.collection, context),
         )
         records = [hit.record for hit in result.hits]
         self._tell(routing, served, _reading(context, query, result, records, began_s))
@@ -239,29 +275,49 @@ class ReadPath:
         routing: Routing,
         name: str,
         read: Callable[[Store], Awaitable[T]],
-        *,
-        only: bool = False,
+        ask: _Ask,
     ) -> tuple[T, Served]:
         """Read from a store, and from the other one if it fails and the phase allows it (R3)."""
         side = self._parts.sides[name]
-        may_fall_back = self._settings.fallback and reads_both(routing.phase) and not only
+        may_fall_back = self._settings.fallback and reads_both(routing.phase)
+        failure: CrossfadeError = Unavailable(f"The {name} store keeps failing.", where=name)
         if side.breaker.state != "open" or not may_fall_back:
+            began_s = time.perf_counter()
             try:
                 result = await read(side.store)
             except Rejected:
                 raise
             except CrossfadeError as error:
-                if isinstance(error, Unavailable):
+                impatient = self._impatient(ask.context, time.perf_counter() - began_s)
+                if isinstance(error, Unavailable) and not impatient:
                     side.breaker.failed()
                 if not may_fall_back:
                     raise
+                failure = error
             else:
                 side.breaker.succeeded()
                 return result, Served(store=name, role=_role(routing, name))
         other = "new" if name == "old" else "old"
+        if other != routing.primary and not await self._is_current(ask):
+            raise failure
         self.fallback_reads += 1
         result = await read(self._parts.sides.store(other))
         return result, Served(store=other, role=_role(routing, other), reason="fallback")
+
+    def _impatient(self, context: RequestContext, took_s: float) -> bool:
+        """True if the client's own short deadline ended the read: no fault of the store."""
+        short = context.deadline_s < _PATIENCE * self._settings.deadline_s
+        return short and took_s >= _PATIENCE * context.deadline_s
+
+    async def _is_current(self, ask: _Ask) -> bool:
+        """True if the secondary may stand in for the primary: for keys that are clean, or for a
+        collection that has few dirty ones."""
+        if ask.keys is None:
+            return self._parts.dirty.dirty(ask.collection) <= self._settings.dirty_keys_max
+        try:
+            return not await self._parts.ledger.fenced(ask.collection, ask.keys)
+        except Unavailable:
+            return False
 
     def _deadline_s(self, context: RequestContext) -> float:
         return min(context.deadline_s, self._settings.deadline_s)

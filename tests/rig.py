@@ -111,6 +111,7 @@ class Rig:
     chooser: Chooser
     dirt: NoDirt
     seen: Seen
+    following: asyncio.Task[None]
 
     async def go(self, phase: Phase, *, primary: str = "old", percent: float = 0.0) -> Routing:
         """Put a routing in force and wait until this replica follows and has acknowledged it."""
@@ -229,6 +230,7 @@ async def replica(
         chooser=chooser,
         dirt=dirt,
         seen=seen,
+        following=running,
     )
     try:
         yield rig

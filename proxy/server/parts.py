@@ -16,7 +16,7 @@ from proxy.control.switch import Switch
 from proxy.controlplane import Precondition
 from proxy.dual_write.deletes import Deletes
 from proxy.dual_write.writer import DualWriter, WriterParts
-from proxy.errors import ConfigInvalid, CrossfadeError, Rejected, Violation
+from proxy.errors import CrossfadeError, Rejected
 from proxy.ledger.base import Ledger
 from proxy.ledger.group_commit import AppendGroup, SettleQueue
 from proxy.model import JsonValue
@@ -25,6 +25,7 @@ from proxy.read_path import ReaderParts, ReadPath
 from proxy.routing.flags import TrafficFlags
 from proxy.routing.member import MemberSettings, Membership
 from proxy.server.housekeeping import DirtyCounts
+from proxy.server.opening import Opening
 from proxy.stores.base import Store
 from proxy.stores.breaker import Breaker
 from proxy.stores.sides import Side, Sides
@@ -46,6 +47,7 @@ class Parts:
     """A proxy, put together and not yet running."""
 
     config: Config
+    opening: Opening
     stores: Mapping[str, Store]
     ledger: Ledger
     member: Membership
@@ -66,30 +68,6 @@ class Parts:
         )
 
 
-async def open_stores(stores: Mapping[str, Store]) -> None:
-    """Open both stores and check their schemas; everything that is wrong is told at once.
-
-    A store that does not answer is no reason to stay down: it is the breaker's business.
-
-    Raises:
-        ConfigInvalid: tables, columns or types do not fit the layouts.
-    """
-    outcomes = await asyncio.gather(*(_open(store) for store in stores.values()))
-    violations = tuple(violation for found in outcomes for violation in found)
-    if violations:
-        raise ConfigInvalid("The stores do not fit the layouts.", violations)
-
-
-async def _open(store: Store) -> list[Violation]:
-    await store.open()
-    return [
-        Violation(
-            where=problem.store, expected=problem.hint or "what the layout says", got=problem.what
-        )
-        for problem in await store.check()
-    ]
-
-
 def build_sides(stores: Mapping[str, Store], settings: Settings, clock: Clock) -> Sides:
     """Give each store its circuit breaker."""
     return Sides(
@@ -108,14 +86,14 @@ def build_sides(stores: Mapping[str, Store], settings: Settings, clock: Clock) -
 
 
 def build_parts(
-    config: Config, stores: Mapping[str, Store], ledger: Ledger, telemetry: Telemetry, clock: Clock
+    config: Config, opening: Opening, ledger: Ledger, telemetry: Telemetry, clock: Clock
 ) -> Parts:
-    """Wire a proxy over open stores and an open ledger."""
+    """Wire a proxy over stores and an open ledger."""
     settings = config.settings
     specs = config.old.collections
-    stores = {
+    stores: dict[str, Store] = {
         name: InstrumentedStore(store, telemetry.tracing, telemetry.metrics)
-        for name, store in stores.items()
+        for name, store in opening.stores.items()
     }
     sides = build_sides(stores, settings, clock)
     intents = InstrumentedIntents(ledger, telemetry.tracing, telemetry.metrics)
@@ -163,6 +141,7 @@ def build_parts(
     )
     return Parts(
         config=config,
+        opening=opening,
         stores=stores,
         ledger=ledger,
         member=member,

@@ -16,11 +16,13 @@ from proxy.errors import CrossfadeError
 from proxy.fronts.native.serve import NativeServer, ServeOptions
 from proxy.server.build import build_ledger, build_store
 from proxy.server.housekeeping import Housekeeping, pay_debt
-from proxy.server.parts import Parts, build_parts, open_stores
+from proxy.server.opening import Opening
+from proxy.server.parts import Parts, build_parts
 from proxy.telemetry.gauges import GaugePoller
 from proxy.telemetry.logs import configure_logs
 from proxy.telemetry.observed import ObservedDataPlane
 from proxy.telemetry.setup import Telemetry, build_telemetry
+from reconcile.tasks import both
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ async def serve(config: Config, *, insecure: bool, ready: Callable[[str], None])
 
     Raises:
         ConfigInvalid: the stores do not fit the layouts.
-        Unavailable: a store or the ledger does not answer at the start.
+        Unavailable: the primary or the ledger does not answer at the start.
         Corrupt: the ledger has another schema version.
     """
     configure_logs(config.settings.telemetry)
@@ -89,16 +91,21 @@ async def running(
 
 
 async def open_parts(config: Config, telemetry: Telemetry, clock: Clock) -> Parts:
-    """Open stores and ledger, join the migration, and wire a proxy over them."""
+    """Open stores and ledger, join the migration, and wire a proxy over them.
+
+    The ledger and the primary must answer; a secondary that does not is opened later.
+    """
     settings = config.settings
     stores = {
         "old": build_store("old", settings.old, config.old, clock),
         "new": build_store("new", settings.new, config.new, clock),
     }
+    opening = Opening(stores, clock)
     ledger = build_ledger(settings, clock)
     try:
-        await asyncio.gather(open_stores(stores), ledger.open())
-        parts = build_parts(config, stores, ledger, telemetry, clock)
+        await both(opening.open(), ledger.open())
+        opening.require((await ledger.routing()).primary)
+        parts = build_parts(config, opening, ledger, telemetry, clock)
         await parts.flags.open()
         await parts.member.start()
     except BaseException:
@@ -143,6 +150,7 @@ def _chores(
         shadow=parts.shadow.gauges,
     )
     return (
+        ("opening", parts.opening.run()),
         ("membership", parts.member.run()),
         ("settle", parts.settle.run()),
         ("dirty-counts", parts.dirty.run()),

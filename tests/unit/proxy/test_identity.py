@@ -52,7 +52,7 @@ class LossyLedger:
 
 async def test_an_append_whose_answer_was_lost_leaves_no_intent_open_for_ever() -> None:
     ledger = LossyLedger()
-    async with replica(ledger) as rig:  # type: ignore[arg-type]  # delegates
+    async with replica(ledger) as rig:
         await rig.go(Phase.DUAL_WRITE)
         await with_source(rig)
         await rig.settle.flush()
@@ -110,7 +110,7 @@ async def test_a_write_of_old_only_that_slept_through_its_lease_begins_anew() ->
 
 async def test_a_write_whose_intent_was_taken_over_calls_no_store_under_its_old_name() -> None:
     ledger = LossyLedger()
-    async with replica(ledger) as rig:  # type: ignore[arg-type]  # delegates
+    async with replica(ledger) as rig:
         await rig.go(Phase.DUAL_WRITE)
         await with_source(rig)
         gate = ledger.gate = asyncio.Event()
@@ -156,7 +156,7 @@ async def clean(rig: Rig, replica_id: str) -> bool:
 async def test_a_debt_is_paid_before_the_replica_leaves() -> None:
     ledger = LossyLedger()
     settings = WriteSettings(ledger_down="primary_alone")
-    async with replica(ledger, writes=settings) as rig:  # type: ignore[arg-type]  # delegates
+    async with replica(ledger, writes=settings) as rig:
         await rig.go(Phase.DUAL_WRITE)
         await with_source(rig)
         ledger.losing = True

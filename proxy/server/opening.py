@@ -1,0 +1,102 @@
+"""Open both stores at the start; one that is down is opened as soon as it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from proxy.clock import Clock
+from proxy.errors import ConfigInvalid, CrossfadeError, Unavailable, Violation
+from proxy.stores.base import Store
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.5
+
+
+class Opening:
+    """The two stores by name, and which of them did not answer yet.
+
+    A secondary that is down keeps no proxy from starting (rule W3): until it is open its calls
+    fail, so its breaker is open and the ledger takes over.
+    """
+
+    def __init__(self, stores: Mapping[str, Store], clock: Clock) -> None:
+        self.stores = stores
+        self._clock = clock
+        self._down: dict[str, Unavailable] = {}
+        self._told: dict[str, str] = {}
+
+    async def open(self) -> None:
+        """Open both and check their tables; everything that is wrong is told at once.
+
+        Raises:
+            ConfigInvalid: tables, columns or types do not fit the layouts.
+            Corrupt: a store answers with what cannot be read.
+        """
+        found = await asyncio.gather(*(self._open(name) for name in self.stores))
+        violations = tuple(violation for part in found for violation in part)
+        if violations:
+            raise ConfigInvalid("The stores do not fit the layouts.", violations)
+
+    async def _open(self, name: str) -> list[Violation]:
+        try:
+            return await open_and_check(self.stores[name])
+        except Unavailable as error:
+            self._down[name] = error
+            return []
+
+    def require(self, name: str) -> None:
+        """Return if this store is open.
+
+        Raises:
+            Unavailable: it does not answer.
+        """
+        if name in self._down:
+            raise self._down[name]
+
+    async def run(self) -> None:
+        """Try again until every store is open."""
+        for name, error in self._down.items():
+            log.error("serving without the %s store: %s", name, error)
+        while self._down:
+            await self._clock.sleep(_RETRY_S)
+            for name in list(self._down):
+                await self._try_again(name)
+
+    async def _try_again(self, name: str) -> None:
+        store = self.stores[name]
+        try:
+            violations = await open_and_check(store)
+        except CrossfadeError as error:
+            self._tell(name, str(error))
+            return
+        if violations:
+            # Its writes would be refused one by one; as it is, they are marked and repaired.
+            await store.close()
+            listed = "; ".join(str(violation) for violation in violations)
+            self._tell(name, f"it does not fit its layouts: {listed}")
+            return
+        del self._down[name]
+        log.warning("the %s store answers now", name)
+
+    def _tell(self, name: str, trouble: str) -> None:
+        if self._told.get(name) != trouble:
+            self._told[name] = trouble
+            log.error("the %s store is not opened: %s", name, trouble)
+
+
+async def open_and_check(store: Store) -> list[Violation]:
+    """Open a store and return what does not fit its layouts.
+
+    Raises:
+        Unavailable: it does not answer.
+    """
+    await store.open()
+    return [
+        Violation(
+            where=problem.store, expected=problem.hint or "what the layout says", got=problem.what
+        )
+        for problem in await store.check()
+    ]

@@ -1,0 +1,132 @@
+"""Falling back, and reading beside a swap, never shows a client less than was acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace as changed
+
+import pytest
+
+from proxy.errors import Unavailable
+from proxy.ledger.types import Phase
+from proxy.model import Key
+from proxy.query import Projection, SearchQuery
+from tests.doc_server import vector
+from tests.rig import Rig, context, replica, upsert, with_source
+
+KEY: Key = ("rust", "serde", "a")
+DOWN = Unavailable("gone", where="store")
+SEARCH = SearchQuery(collection="documents", vector=vector(1))
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with replica() as made:
+        await made.go(Phase.DUAL_WRITE)
+        await with_source(made)
+        await made.plane.write(upsert(KEY, "first"), context())
+        await made.settle.flush()
+        yield made
+
+
+async def content(rig: Rig) -> object:
+    got = await rig.plane.get("documents", [KEY], Projection(), context())
+    (record,) = got.records
+    return None if record is None else record.fields["content"]
+
+
+async def behind(rig: Rig, side: str, text: str) -> None:
+    """Let one store miss a write that is acknowledged."""
+    rig.stores[side].fail_apply = DOWN
+    assert (await rig.plane.write(upsert(KEY, text), context())).secondary_pending
+    rig.stores[side].fail_apply = None
+
+
+async def test_a_dirty_key_is_not_read_from_the_secondary_when_the_chosen_primary_fails(
+    rig: Rig,
+) -> None:
+    await rig.go(Phase.RAMP, percent=0)
+    await behind(rig, "new", "second")
+    rig.stores["old"].fail_reads = DOWN
+    with pytest.raises(Unavailable):
+        await content(rig)
+
+
+async def test_a_clean_key_is_read_from_the_secondary_when_the_chosen_primary_fails(
+    rig: Rig,
+) -> None:
+    await rig.go(Phase.RAMP, percent=0)
+    rig.stores["old"].fail_reads = DOWN
+    assert await content(rig) == "first"
+
+
+async def test_a_collection_with_too_many_dirty_keys_does_not_fall_back(rig: Rig) -> None:
+    await rig.go(Phase.RAMP, percent=0)
+    rig.dirt.count = 11
+    rig.stores["old"].fail_reads = DOWN
+    side = rig.reader._parts.sides["old"]
+    for _ in range(5):
+        side.breaker.failed()
+    with pytest.raises(Unavailable, match="keeps failing"):
+        await rig.plane.search(SEARCH, context())
+    rig.dirt.count = 0
+    assert (await rig.plane.search(SEARCH, context())).served.reason == "fallback"
+
+
+@pytest.mark.parametrize(("phase", "primary"), [(Phase.NEW_PRIMARY, "new"), (Phase.RAMP, "old")])
+async def test_a_replica_that_lags_behind_a_swap_reads_what_was_written_after_it(
+    rig: Rig, phase: Phase, primary: str
+) -> None:
+    before = "old" if primary == "new" else "new"
+    source_phase = Phase.RAMP if primary == "new" else Phase.NEW_PRIMARY
+    await rig.go(source_phase, primary=before, percent=100)
+    async with replica(rig.ledger, rig.stores) as late:
+        late.chooser.new = True
+        routing = await rig.ledger.routing()
+        held = await rig.ledger.change_routing(
+            routing.epoch,
+            changed(routing, hold=True),
+            kind="hold",
+            actor="test",
+            reason="",
+            detail={},
+        )
+        await rig.acknowledged(held.epoch)
+        await late_stops_following(late)
+        swapped = changed(routing, phase=phase, primary=primary, hold=False)
+        await rig.ledger.change_routing(
+            held.epoch,
+            swapped,
+            kind="swap",
+            actor="test",
+            reason="",
+            detail={},
+            drained=True,
+        )
+        while rig.member.current.hold:
+            await asyncio.sleep(0)
+        await behind(rig, before, "after the swap")
+        assert late.member.current.hold, "it does not know yet"
+        assert await content(late) == "after the swap"
+
+
+async def late_stops_following(rig: Rig) -> None:
+    """End the replica's own chore; it learns of a new routing only if it asks."""
+    while not rig.member.current.hold:
+        await asyncio.sleep(0)
+    rig.following.cancel()
+    await asyncio.wait({rig.following})
+
+
+async def test_a_clients_own_short_deadline_does_not_open_the_breaker(rig: Rig) -> None:
+    side = rig.reader._parts.sides["old"]
+    rig.stores["old"].fail_reads = DOWN
+    for _ in range(20):
+        with pytest.raises(Unavailable):
+            await rig.plane.get("documents", [KEY], Projection(), context(deadline_s=1e-9))
+    assert side.breaker.state == "closed"
+    for _ in range(20):
+        with pytest.raises(Unavailable):
+            await content(rig)
+    assert side.breaker.state == "open"
