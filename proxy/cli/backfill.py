@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proxy.cli import jobs
+from proxy.cli.exits import ExitCode
 from proxy.cli.local import mapping, number
 from proxy.cli.output import Output, escaped
 from proxy.cli.session import DEFAULT_CONFIG, ConfigOption, JsonOption, begin, finish
@@ -18,26 +19,29 @@ if TYPE_CHECKING:
 _COUNTS = ("rows_total", "rows", "copied", "dead_letters")
 
 
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Write nothing; report what it would do and what would not convert."
+    ),
+]
+FullOption = Annotated[
+    bool, typer.Option("--full", help="With --dry-run: convert every record, not a sample.")
+]
+IndexesOption = Annotated[
+    bool,
+    typer.Option("--indexes/--no-indexes", help="Build the new store's indexes after the load."),
+]
+
+
 def backfill(
     ctx: typer.Context,
     *,
     config: ConfigOption = DEFAULT_CONFIG,
     collection: jobs.CollectionsOption = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Write nothing; report what it would do and what would not convert."
-        ),
-    ] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="With --dry-run: convert every record, not a sample.")
-    ] = False,
-    indexes: Annotated[
-        bool,
-        typer.Option(
-            "--indexes/--no-indexes", help="Build the new store's indexes after the load."
-        ),
-    ] = True,
+    dry_run: DryRunOption = False,
+    full: FullOption = False,
+    indexes: IndexesOption = True,
     workers: jobs.WorkersOption = None,
     rows_per_s: jobs.RowsPerSecondOption = None,
     bytes_per_s: jobs.BytesPerSecondOption = None,
@@ -80,6 +84,11 @@ def backfill(
         _report_trial(job, output)
         finish(jobs.outcome(job, good=number(job.summary, "unconvertible") == 0))
         return
+    finish(_report(job, output))
+
+
+def _report(job: Job, output: Output) -> ExitCode:
+    """Print what a backfill did and return the exit code."""
     jobs.report(job, output, _COUNTS)
     jobs.explain_interrupted(job, output)
     letters = number(job.summary, "dead_letters")
@@ -87,7 +96,7 @@ def backfill(
         output.say(f"[red]{letters:,.0f} records could not be converted[/red]: crossfade status")
     elif job.state.value == "done":
         output.say("next: [bold]crossfade verify[/bold]")
-    finish(jobs.outcome(job, good=letters == 0))
+    return jobs.outcome(job, good=letters == 0)
 
 
 def _report_trial(job: Job, output: Output) -> None:

@@ -11,38 +11,42 @@ from proxy.cli.exits import ExitCode
 from proxy.cli.session import JsonOption, begin, finish, run
 
 
+OutOption = Annotated[Path, typer.Option("--out", help="Directory of report.json and report.html.")]
+CorpusOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--corpus",
+        help="A parquet file of documents. Default: ../shared/data if it is there, else the"
+        " documentation strings of this Python.",
+        show_default=False,
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Of every random choice; printed and reported.")
+]
+QuickOption = Annotated[bool, typer.Option("--quick", help="A small corpus and short phases.")]
+ReplicasOption = Annotated[int, typer.Option("--replicas", min=1, max=4, help="Proxy processes.")]
+DamageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--damage",
+        metavar="KIND",
+        help="Spoil a row behind the proxy's back (changed, removed or added; may be given"
+        " again). The run must then fail and name it.",
+        show_default=False,
+    ),
+]
+
+
 def demo(
     ctx: typer.Context,
     *,
-    out: Annotated[
-        Path, typer.Option("--out", help="Directory of report.json and report.html.")
-    ] = Path("demo-report"),
-    corpus: Annotated[
-        Path | None,
-        typer.Option(
-            "--corpus",
-            help="A parquet file of documents. Default: ../shared/data if it is there, else the"
-            " documentation strings of this Python.",
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Of every random choice; printed and reported.")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small corpus and short phases.")
-    ] = False,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, max=4, help="Proxy processes.")] = 2,
-    damage: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--damage",
-            metavar="KIND",
-            help="Spoil a row behind the proxy's back (changed, removed or added; may be given"
-            " again). The run must then fail and name it.",
-            show_default=False,
-        ),
-    ] = None,
+    out: OutOption = Path("demo-report"),
+    corpus: CorpusOption = None,
+    seed: SeedOption = None,
+    quick: QuickOption = False,
+    replicas: ReplicasOption = 2,
+    damage: DamageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Walk a live PostgreSQL through the whole migration, with clients at work all the time.

@@ -54,29 +54,34 @@ class _Request:
     wait: bool
 
 
+ActionArgument = Annotated[
+    Action, typer.Argument(help="backfill, verify and repair ask for a new job.")
+]
+NumberArgument = Annotated[
+    int | None, typer.Argument(metavar="JOB", help="The job's number.", show_default=False)
+]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        metavar="NAME=VALUE",
+        help="A parameter of a new job; the value is JSON or a text. May be given again.",
+        show_default=False,
+    ),
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="After asking for a job: watch it to its end.")
+]
+
+
 def job(
     ctx: typer.Context,
     *,
-    action: Annotated[
-        Action, typer.Argument(help="backfill, verify and repair ask for a new job.")
-    ] = Action.LIST,
-    number: Annotated[
-        int | None,
-        typer.Argument(metavar="JOB", help="The job's number.", show_default=False),
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--param",
-            "-p",
-            metavar="NAME=VALUE",
-            help="A parameter of a new job; the value is JSON or a text. May be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="After asking for a job: watch it to its end.")
-    ] = False,
+    action: ActionArgument = Action.LIST,
+    number: NumberArgument = None,
+    param: ParamOption = None,
+    wait: WaitOption = False,
     actor: ActorOption = "",
     address: AddressOption = DEFAULT_ADDRESS,
     tls_ca: TlsCaOption = None,
