@@ -10,7 +10,6 @@ import typer
 from proxy.cli.exits import ExitCode
 from proxy.cli.session import JsonOption, begin, finish, run
 
-
 OutOption = Annotated[Path, typer.Option("--out", help="Directory of report.json and report.html.")]
 CorpusOption = Annotated[
     Path | None,
