@@ -12,7 +12,7 @@ from proxy.ledger.types import Job, JobKind, JobState
 from reconcile.service import serve
 from reconcile.snapshot import Step
 from tests.doc_server import delete, document
-from tests.unit.reconcile.support import Rig, doc
+from tests.unit.reconcile.support import Rig, Wrapped, doc
 
 
 @pytest.fixture
@@ -280,3 +280,24 @@ async def test_a_continuous_verify_begins_again(rig: Rig) -> None:
     await until(thrice)
     reconciler.stop()
     await asyncio.wait_for(task, 20)
+
+
+async def test_a_backfill_obeys_its_rate() -> None:
+    took: dict[int, float] = {}
+    for rate in (0, 10):
+        rig = await Rig().start()
+        await rig.fill(80)
+        job = await rig.reconciler().run_once(JobKind.BACKFILL, {"rows_per_s_max": rate})
+        assert job.state is JobState.DONE, job.error
+        took[rate] = rig.clock.passed_s
+    assert took[10] >= 7.0 > took[0]
+
+
+async def test_a_slow_primary_slows_the_backfill_down(rig: Rig) -> None:
+    async def slow(**kwargs: Any) -> None:
+        rig.clock.passed_s += 0.05
+
+    rig.stores["old"] = Wrapped(rig.old, ping=slow)
+    await rig.run(JobKind.BACKFILL, primary_latency_ms_max=10)
+    assert {0.02, 0.04, 0.08, 0.16} <= {round(delay_s, 2) for delay_s in rig.clock.slept}
+    assert await rig.differing() == []
