@@ -53,7 +53,7 @@ def _json_string(text: str) -> str:
 def _json_number(value: float | Decimal) -> str:
     number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     text = format(number, "f")
-    return "0" if text == "-0" else text
+    return text.removeprefix("-") if not number else text  # PostgreSQL knows no negative zero
 
 
 def value_text(kind: FieldType, value: Value) -> str:

@@ -48,8 +48,11 @@ def json_param(value: object) -> Jsonb:
     return Jsonb(value, dumps=json_text)
 
 
+_DECODER = json.JSONDecoder(parse_float=ExactFloat)
+
+
 def _load_json(data: str | bytes) -> Any:
-    return json.loads(data, parse_float=ExactFloat)
+    return _DECODER.decode(data if isinstance(data, str) else bytes(data).decode())
 
 
 class _VectorDumper(Dumper):

@@ -128,7 +128,14 @@ def _update(table: Table, write: Write, given: tuple[str, ...], tables: Tables) 
             changes.append(f"{name} = {getters.add(vector_of)}::vector")
         elif column.kind is ColumnKind.PACKED:
             placeholder = f"${len(getters) + 1}::jsonb"
-            change = packed_change(table, column, frozenset(given), name, placeholder)
+            change = packed_change(
+                table,
+                column,
+                given=frozenset(given),
+                keep=frozenset(),
+                stored=name,
+                new=placeholder,
+            )
             if change:
                 getters.add(packed_getter(table, column, given))
                 changes.append(f"{name} = {change}")

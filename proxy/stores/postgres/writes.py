@@ -152,8 +152,14 @@ class _Upsert:
     def _packed(self, column: Column, name: str) -> None:
         getter = packed_getter(self.table, column, self.given)
         self._set(name, f"{self.getters.add(getter)}::jsonb", changes="")
-        names = frozenset(self.given) - self.keep
-        change = packed_change(self.table, column, names, "stored_." + name, f"EXCLUDED.{name}")
+        change = packed_change(
+            self.table,
+            column,
+            given=frozenset(self.given),
+            keep=self.keep,
+            stored=f"stored_.{name}",
+            new=f"EXCLUDED.{name}",
+        )
         if change:
             self.changes.append(f"{name} = {change}")
 
@@ -173,23 +179,31 @@ class _Upsert:
 
 
 def packed_change(
-    table: Table, column: Column, names: frozenset[str], stored: str, given: str
+    table: Table,
+    column: Column,
+    *,
+    given: frozenset[str],
+    keep: frozenset[str],
+    stored: str,
+    new: str,
 ) -> str:
-    """Return what a packed column becomes when the fields `names` change, "" for no change.
+    """Return what a packed column becomes, "" for no change.
 
-    `stored` and `given` are expressions of the stored and the new object. Names that belong to
-    nobody or to fields that do not change stay as they are stored.
+    `stored` and `new` are expressions of the stored object and of the one that holds the given
+    fields. Names that belong to nobody, to kept fields or to fields not given stay as stored.
     """
     key = table.spec.key
-    changing = [p.name for p in column.packed if p.field in names or p.field in key]
-    staying = [p.name for p in column.packed if p.field not in names and p.field not in key]
-    if column.rest and column.rest in names:
+    changing = [p.name for p in column.packed if p.field in given - keep or p.field in key]
+    staying = [p.name for p in column.packed if p.name not in changing]
+    if column.rest and column.rest in given - keep:
         if not staying:
-            return given
-        return f"{_without(given, staying)} || {_only(stored, staying)}"
-    if not any(p.field in names for p in column.packed):
+            return new
+        return f"{_without(new, staying)} || {_only(stored, staying)}"
+    if not any(p.field in given - keep for p in column.packed):
         return ""
-    return f"coalesce({stored}, '{{}}'::jsonb) || {_only(given, changing)}"
+    # Picking names apart takes longer than the rest of the update; mostly nothing is to be left.
+    left_out = column.rest in given or any(p.field in given & keep for p in column.packed)
+    return f"coalesce({stored}, '{{}}'::jsonb) || {_only(new, changing) if left_out else new}"
 
 
 def _without(value: str, names: Sequence[str]) -> str:
