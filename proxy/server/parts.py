@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -122,7 +123,7 @@ def build_parts(
         stores=stores,
         ledger=ledger,
         routing=lambda: member.current,
-        replica_id=f"shadow-{id(member):x}",
+        replica_id=f"shadow-{uuid.uuid4().hex[:12]}",
         settings=settings.shadow,
         clock=clock,
     )
