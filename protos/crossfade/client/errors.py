@@ -33,6 +33,7 @@ class Detail:
             from a proxy (a refused connection).
         metadata: such as {"where": "ledger"} or {"hint": "..."}.
         retry_after_s: the server's advice, None if it gave none.
+        earlier_lost: an earlier try of the same call may have been applied.
     """
 
     request_id: str = ""
@@ -40,6 +41,7 @@ class Detail:
     metadata: Mapping[str, str] = field(default_factory=dict)
     violations: tuple[FieldViolation, ...] = ()
     retry_after_s: float | None = None
+    earlier_lost: bool = False
 
 
 class CallError(Exception):
@@ -75,7 +77,7 @@ class CallError(Exception):
     def maybe_applied(self) -> bool:
         """True if a write may have been applied although the call failed."""
         lost = not self.detail.reason and self.code in _LOST
-        return lost or self.detail.reason == "AMBIGUOUS"
+        return lost or self.detail.reason == "AMBIGUOUS" or self.detail.earlier_lost
 
 
 _LOST: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"})

@@ -129,11 +129,17 @@ async def _again(
 ) -> Res:
     """Try again, with pauses; `first` counts as the first try."""
     failures: list[CallError] = [first]
+    maybe_applied = first.maybe_applied
 
     async def replayed() -> Res:
+        nonlocal maybe_applied
         if failures:
             raise failures.pop()
-        return await attempt()
+        try:
+            return await attempt()
+        except CallError as error:
+            maybe_applied |= error.maybe_applied
+            raise
 
     def stop(state: RetryCallState) -> bool:
         pause_s = _pause_s(state)
@@ -142,7 +148,12 @@ async def _again(
     tries = AsyncRetrying(
         stop=stop, wait=_pause_s, retry=retry_if_exception_type(Unavailable), reraise=True
     )
-    return await tries(replayed)
+    try:
+        return await tries(replayed)
+    except CallError as error:
+        # What the last try says of itself does not undo an earlier one whose answer was lost.
+        error.detail.earlier_lost = maybe_applied
+        raise
 
 
 def _pause_s(state: RetryCallState) -> float:
