@@ -113,24 +113,35 @@ def _ended(intent: Intent, *, clean: bool) -> Settlement:
     return Settlement(intent=intent, clean=clean, reason="" if clean else "a store failed")
 
 
+@dataclass
+class Doom:
+    """What a job does at each step: live traffic goes on, and at one of them the process dies."""
+
+    traffic: Traffic
+    mortal: Mortal
+    visits_left: int
+    deadly: bool
+
+    async def reach(self, step: Step) -> None:
+        await self.traffic.step()
+        self.visits_left -= 1
+        if self.deadly and self.visits_left == 0:
+            self.mortal.die()
+            raise Killed
+        await asyncio.sleep(0)
+
+
 async def run_to_its_end(rig: Rig, rng: random.Random, kind: JobKind, traffic: Traffic) -> None:
     """Run a job whose process is killed now and then, until one run ends it."""
     for attempt in range(20):
-        mortal = Mortal(rig.ledger)
-        deadly = rng.random() < 0.5 and attempt < 4
-        visits_left = rng.randrange(1, 25)
-
-        async def reach(step: Step) -> None:
-            nonlocal visits_left
-            await traffic.step()
-            visits_left -= 1
-            if deadly and visits_left == 0:
-                mortal.die()
-                raise Killed
-            await asyncio.sleep(0)
-
-        rig.reach = reach  # type: ignore[method-assign]
-        runner = rig.reconciler(f"runner-{attempt}", mortal, workers=rng.choice((1, 2)))
+        doom = Doom(
+            traffic,
+            Mortal(rig.ledger),
+            visits_left=rng.randrange(1, 25),
+            deadly=rng.random() < 0.5 and attempt < 4,
+        )
+        rig.reach = doom.reach  # type: ignore[method-assign]
+        runner = rig.reconciler(f"runner-{attempt}", doom.mortal, workers=rng.choice((1, 2)))
         try:
             job = await runner.run_once(kind, {})
         except (Killed, CrossfadeError):
