@@ -22,6 +22,8 @@ _HALF = 2**64
 _WALK = (
     "SELECT set_config('enable_seqscan', 'off', true),"
     " set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true)"
+    # An index on the first key column alone, finished by an incremental sort, reads every row.
+    ", set_config('enable_incremental_sort', 'off', true)"
 )
 
 
