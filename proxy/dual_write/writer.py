@@ -75,7 +75,7 @@ class DualWriter:
         self._parts = parts
         self._settings = settings
         self._locks = KeyLocks()
-        self._numbers = Numbers()
+        self._numbers = Numbers(deadline_s=settings.primary_deadline_s)
         self._tasks = OwnedTasks(limit=settings.in_flight_max)
         self.owes_full_verify = False
 
@@ -176,9 +176,9 @@ class DualWriter:
         """Step 1, under the ticket's routing: sequences and capabilities are the primary's."""
         asked, routing = item.asked, ticket.routing
         target = item.target = self._target(asked, routing)
-        store = self._parts.sides.store(target)
+        side = self._parts.sides[target]
         spec = self._parts.specs[asked.collection]
-        stored = store.schema.layouts[asked.collection].stored_fields()
+        stored = side.store.schema.layouts[asked.collection].stored_fields()
         key = asked.key
         idem = submission.context.idempotency_key
         if not key and idem:
@@ -186,7 +186,7 @@ class DualWriter:
         if key:
             asked = _with_key(asked, key)
         numbers = {
-            name: await self._numbers.take(store, routing, asked.collection, name)
+            name: await self._numbers.take(side, routing, asked.collection, name)
             for name in wanted_numbers(spec, asked, stored)
         }
         decided = Decided(now=self._parts.clock.now(), numbers=numbers)

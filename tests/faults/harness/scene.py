@@ -38,6 +38,7 @@ def settings(dbs: Mapping[str, str]) -> dict[str, Any]:
         "writes": {
             "primary_deadline_s": 1.2,
             "secondary_deadline_s": 0.8,
+            "late_write_s": 1.0,
             "hold_max_s": 3.0,
             "breaker_failures": 3,
             "breaker_open_s": 0.5,
