@@ -62,10 +62,14 @@ class Relay:
         self._flowing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward in a task of its own: one that is cancelled ends quietly."""
         self.connections += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._links.add(task)
+        link = asyncio.ensure_future(self._forward(reader, writer))
+        self._links.add(link)
+        await asyncio.wait({link})
+        self._links.discard(link)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
             there_reader, there_writer = await self._connect()
@@ -82,7 +86,6 @@ class Relay:
         finally:
             writer.transport.abort()
             self._writers.discard(writer)
-            self._links.discard(task)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         given = conninfo_to_dict(self._target)

@@ -34,6 +34,12 @@ def refusal_text(error: psycopg.Error) -> str:
     return f"{text} ({place})" if place and place not in text else text
 
 
+def first_line(error: object) -> str:
+    """Return the first line of a message, without a full stop: libpq's advice follows it."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else ""
+
+
 def translate(error: Exception, *, store: str, writing: bool, what: str = "") -> CrossfadeError:
     """Return the error that callers of a store know.
 
@@ -55,7 +61,7 @@ def _translate_server(
     error: psycopg.Error, about: str, store: str, writing: bool
 ) -> CrossfadeError:
     state = error.sqlstate or ""
-    text = refusal_text(error).strip().rstrip(".")
+    text = first_line(refusal_text(error))
     if state == "57014":
         return _no_answer(f"{about} gave up: {text}.", store, writing, timed_out=True)
     if state in _SCHEMA_WRONG:

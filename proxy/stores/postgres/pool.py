@@ -18,11 +18,12 @@ from proxy.stores.postgres.connection import (
     connect_parameters,
     still_alive,
 )
-from proxy.stores.postgres.errors import translate
+from proxy.stores.postgres.errors import first_line, translate
 
 _T = TypeVar("_T")
 _OPEN_DEADLINE_S = 10.0
 _RECONNECT_S = 2.0
+_PATIENCE_S = 0.1
 _VECTOR_OID = "SELECT to_regtype('vector')::oid::int8"
 _FOREIGN = (psycopg.Error, TimeoutError, PoolTimeout, TooManyRequests, PoolClosed, OSError)
 
@@ -55,7 +56,7 @@ class Pool:
                 self._pool = await self._started()
         except _FOREIGN as error:
             raise Unavailable(
-                f"The {self.store} store cannot be reached: {str(error).strip() or 'no answer'}.",
+                f"The {self.store} store cannot be reached: {first_line(error) or 'no answer'}.",
                 where=self.store,
                 hint="Check its DSN and that the server runs.",
             ) from error
@@ -175,19 +176,25 @@ class Pool:
     async def _checkout_patiently(
         self, pool: AsyncConnectionPool[Connection], deadline_s: float
     ) -> Connection:
-        """Wait for a connection, but not for a server that refuses connections meanwhile."""
+        """Wait for a connection, but not for a server that refuses connections meanwhile.
+
+        One that was down a moment ago gets little time: the attempt to connect that this call
+        makes the pool start serves a later one.
+        """
+        patience_s = _PATIENCE_S if self._down and self._busy == 0 else deadline_s
         waiting = asyncio.ensure_future(pool.getconn(timeout=deadline_s))
         try:
             while True:
                 self._went_down = self._went_down or asyncio.get_running_loop().create_future()
                 either: set[asyncio.Future[Any]] = {waiting, self._went_down}
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(either, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
                 if waiting.done():
                     return waiting.result()
-                self._went_down = None
-                if self._busy == 0:
+                if self._went_down is not None and self._went_down.done():
+                    self._went_down = None
+                if self._busy == 0 and self._down:
                     raise Unavailable(
-                        f"The {self.store} store cannot be reached: {self._down.strip()}.",
+                        f"The {self.store} store cannot be reached: {self._down}.",
                         where=self.store,
                     )
         except BaseException:
@@ -220,6 +227,6 @@ class Pool:
 
     def _noted(self, trouble: str) -> None:
         """Take note of how an attempt to connect went."""
-        self._down = trouble
+        self._down = first_line(trouble)
         if trouble and self._went_down is not None and not self._went_down.done():
             self._went_down.set_result(None)

@@ -1,0 +1,489 @@
+"""What is particular to PostgreSQL: round trips, races, odd rows, collations, bulk copies."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from proxy.canonical import record_digest
+from proxy.errors import Corrupt, Reason, Rejected
+from proxy.model import Applied, Write, WriteOp
+from proxy.query import (
+    Compare,
+    CompareOp,
+    CountQuery,
+    IsNull,
+    KeyRange,
+    Like,
+    ListQuery,
+    Order,
+    SearchQuery,
+)
+from proxy.stores.postgres import PostgresStore
+from proxy.stores.postgres.catalog import collation_token
+from proxy.stores.postgres.connection import Connection
+from tests.doc_server import WHEN, create_tables, delete, document, patch, schemas, source, vector
+
+FIELDS = ["content", "created_at", "original_id", "token_count"]
+
+
+class Databases:
+    """The two databases and their stores."""
+
+    def __init__(self, dsns: dict[str, str]) -> None:
+        self.dsns = dsns
+        self.old = PostgresStore("old", dsns["old"], schemas()["old"], pool_min=1, pool_max=4)
+        self.new = PostgresStore("new", dsns["new"], schemas()["new"], pool_min=1, pool_max=4)
+
+    def sql(self, side: str, statement: str) -> list[tuple[object, ...]]:
+        """Run a statement on one side."""
+        with psycopg.connect(self.dsns[side], autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+async def both(new_database: Callable[[], str]) -> AsyncIterator[Databases]:
+    dsns = {}
+    for side in ("old", "new"):
+        dsns[side] = new_database()
+        create_tables(dsns[side], side)
+    made = Databases(dsns)
+    await made.old.open()
+    await made.new.open()
+    yield made
+    await made.old.close()
+    await made.new.close()
+
+
+async def done(store: PostgresStore, *writes: Write) -> None:
+    """Apply writes that must succeed."""
+    results = await store.apply(writes, atomic=False, deadline_s=10)
+    assert {result.applied for result in results} == {Applied.DONE}, results
+
+
+@pytest.mark.parametrize("side", ["old", "new"])
+async def test_one_upsert_is_one_round_trip(
+    both: Databases, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = {"old": both.old, "new": both.new}[side]
+    await done(store, source())
+    for _ in range(2):
+        await done(store, document())
+        await store.get("documents", [document().key], vectors=True, deadline_s=5)
+    waits = 0
+    wait = Connection.wait
+
+    async def counting(self: Connection, *args: object, **more: object) -> object:
+        nonlocal waits
+        waits += 1
+        return await wait(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Connection, "wait", counting)
+    await done(store, document(content="again"))
+    assert waits == 1
+    await store.get("documents", [document().key], vectors=True, deadline_s=5)
+    assert waits == 2
+
+
+async def test_layouts_store_what_they_say(both: Databases) -> None:
+    await done(both.old, source(), document(number=17))
+    await done(both.new, source(), document(number=17, metadata={"format": "html"}))
+    (row,) = both.sql(
+        "old",
+        "SELECT d.crate_name, d.id, d.created_at, c.name FROM doc_embeddings d"
+        " JOIN crates c ON c.id = d.crate_id",
+    )
+    assert row == ("serde", 17, WHEN.replace(tzinfo=None), "serde")
+    (row,) = both.sql("new", "SELECT doc_type, source_name, metadata, created_at FROM documents")
+    assert row == (
+        "rust",
+        "serde",
+        {"format": "html", "crate_name": "serde", "original_id": 17},
+        WHEN.replace(tzinfo=None),
+    )
+    (row,) = both.sql("new", "SELECT config, last_populated FROM document_sources")
+    assert row[0] == {"version": "1.0", "total_docs": 0, "total_tokens": 0}
+    assert row[1] == WHEN
+
+
+async def test_naive_timestamps_are_utc_whatever_the_database_says(
+    new_database: Callable[[], str],
+) -> None:
+    dsn = new_database()
+    create_tables(dsn, "old")
+    name = conninfo_to_dict(dsn)["dbname"]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET timezone = 'Asia/Tokyo'").format(
+                sql.Identifier(str(name))
+            )
+        )
+    store = PostgresStore("old", dsn, schemas()["old"])
+    await store.open()
+    await done(store, source(), document())
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("SELECT created_at FROM doc_embeddings").fetchone()
+    assert row == (WHEN.replace(tzinfo=None),)
+    (record,) = await store.list_records(ListQuery(collection="documents"), deadline_s=5)
+    assert record.fields["created_at"] == WHEN
+    earlier = Compare(field="created_at", op=CompareOp.LT, value=WHEN + dt.timedelta(hours=1))
+    assert await store.list_keys(ListQuery(collection="documents", filter=earlier), deadline_s=5)
+    await store.close()
+
+
+async def test_names_in_packed_json_that_nobody_owns_survive_an_update(both: Databases) -> None:
+    await done(both.new, source(), document())
+    both.sql("new", "UPDATE document_sources SET config = config || '{\"stranger\": [1.50]}'")
+    await done(both.new, source(version="2"))
+    await done(both.new, patch("sources", source().key, total_docs=5))
+    (row,) = both.sql("new", "SELECT config::text FROM document_sources")
+    expected = '{"version": "2", "stranger": [1.50], "total_docs": 5, "total_tokens": 0}'
+    assert row == (expected,)
+
+
+async def test_json_numbers_are_copied_as_they_were_written(both: Databases) -> None:
+    both.sql(
+        "new",
+        """INSERT INTO document_sources (doc_type, source_name, config) VALUES ('a', 'a',
+        '{"x": 1.10, "y": [1e3, 0.10, 123456789012345678901234567890.5], "version": "1"}')""",
+    )
+    found = await both.new.get("sources", [("a", "a")], vectors=True, deadline_s=5)
+    record = found["a", "a"]
+    copy = Write(op=WriteOp.UPSERT, collection="sources", key=("b", "b"), fields=record.fields)
+    await done(both.new, replace(copy, fields={**record.fields, "last_updated": None}))
+    left, right = (
+        row[0]
+        for row in both.sql(
+            "new",
+            "SELECT (config - 'total_docs' - 'total_tokens')::text FROM document_sources",
+        )
+    )
+    assert left == right
+    digests = await both.new.key_digests(
+        "sources", KeyRange(), fields=["config"], order="C", deadline_s=5
+    )
+    spec = schemas()["new"].collections["sources"]
+    assert digests[0].digest == record_digest(spec, record, ["config"])
+
+
+async def test_a_row_that_cannot_be_decoded_is_named(both: Databases) -> None:
+    await done(both.new, source(), source("tokio"), document())
+    both.sql(
+        "new",
+        "UPDATE document_sources SET config = '{\"version\": [1]}' WHERE source_name = 'serde'",
+    )
+    for vectors in (True, False):
+        with pytest.raises(Corrupt, match=r'\["rust","serde"\].*config.version'):
+            await both.new.get("sources", [source().key], vectors=vectors, deadline_s=5)
+    found = await both.new.get("sources", [source("tokio").key], vectors=True, deadline_s=5)
+    assert found
+    both.sql("new", "UPDATE documents SET created_at = 'infinity'")
+    with pytest.raises(Corrupt, match=r"'rust', 'serde', 'serde/index.html'.*documents"):
+        await both.new.list_records(ListQuery(collection="documents"), deadline_s=5)
+    async with both.new.page("documents", KeyRange(), limit=5, order="C", deadline_s=5) as page:
+        assert len(page.keys) == 1
+        with pytest.raises(Corrupt, match="cannot be read"):
+            await page.records(frozenset())
+    both.sql("new", "UPDATE document_sources SET config = '[]' WHERE source_name = 'tokio'")
+    with pytest.raises(Corrupt, match="not a JSON object"):
+        await both.new.get("sources", [source("tokio").key], vectors=True, deadline_s=5)
+
+
+async def test_a_missing_table_is_corrupt_with_a_hint_and_served_once_it_is_there(
+    both: Databases,
+) -> None:
+    both.sql("old", "ALTER TABLE population_jobs RENAME TO elsewhere")
+    query = CountQuery(collection="population_jobs")
+    with pytest.raises(Corrupt, match="crossfade plan"):
+        await both.old.count(query, deadline_s=5)
+    fresh = PostgresStore("old", both.dsns["old"], schemas()["old"])
+    await fresh.open()
+    with pytest.raises(Corrupt, match="population_jobs"):
+        await fresh.count(query, deadline_s=5)
+    both.sql("old", "ALTER TABLE elsewhere RENAME TO population_jobs")
+    assert (await fresh.count(query, deadline_s=5))[0].count == 0
+    await fresh.close()
+
+
+async def test_a_cascade_in_the_schema_never_takes_children_along(both: Databases) -> None:
+    await done(both.old, source())
+    both.sql(
+        "old",
+        "INSERT INTO doc_embeddings (crate_id, crate_name, doc_path, content)"
+        " SELECT id, 'another name', 'p', 'x' FROM crates",
+    )
+    (result,) = await both.old.apply([delete("sources", source().key)], atomic=False, deadline_s=5)
+    assert result.applied is Applied.HAS_CHILDREN
+    assert both.sql("old", "SELECT count(*) FROM doc_embeddings") == [(1,)]
+
+
+@pytest.mark.parametrize("side", ["old", "new"])
+async def test_a_race_of_child_and_parent_leaves_no_orphan(both: Databases, side: str) -> None:
+    store = {"old": both.old, "new": both.new}[side]
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for number in range(1, 40):
+        await done(store, source())
+        write = document(f"p{number}", number=number, packed=None)
+        steps = [
+            store.apply([write], atomic=False, deadline_s=10),
+            store.apply([delete("sources", source().key)], atomic=False, deadline_s=10),
+        ]
+        rng.shuffle(steps)
+        await asyncio.gather(*steps)
+        keys = await store.list_keys(ListQuery(collection="documents"), deadline_s=5)
+        parents = await store.list_keys(ListQuery(collection="sources"), deadline_s=5)
+        assert not keys or parents, f"an orphan in round {number}"
+        for key in keys:
+            await done(store, delete("documents", key))
+
+
+async def test_input_is_never_part_of_a_statement(both: Databases) -> None:
+    evil = "'; DROP TABLE documents; -- $1 %s %(x)s \" \\"
+    await done(both.new, source(evil), document(evil, name=evil, content=evil))
+    for filter in (
+        Compare(field="content", op=CompareOp.EQ, value=evil),
+        Compare(field="source_name", op=CompareOp.GE, value=evil),
+        Like(field="doc_path", pattern="%DROP TABLE%"),
+    ):
+        found = await both.new.list_records(
+            ListQuery(collection="documents", filter=filter, order=(Order(field="content"),)),
+            deadline_s=5,
+        )
+        assert [record.fields["content"] for record in found] == [evil]
+    target = await both.new.bulk_target("documents", FIELDS)
+    assert target is not None
+    span = KeyRange(after=("rust", evil, ""), upto=("rust", evil, evil + "z"))
+    async with both.new.page("documents", span, limit=5, order="C", deadline_s=5) as page:
+        assert len(page.keys) == 1
+        sizes = [len(chunk) async for chunk in page.bulk(frozenset([("rust", evil, "x")]), target)]
+    assert sum(sizes) > 12_000
+
+
+async def test_a_filtered_search_is_exact_and_a_wide_one_uses_the_index(
+    new_database: Callable[[], str],
+) -> None:
+    dsn = new_database()
+    create_tables(dsn, "new")
+    schema = schemas()["new"]
+    layout = schema.layouts["documents"]
+    assert layout.index is not None
+    small = replace(layout, index=replace(layout.index, exact_rows_max=20, ef_search=40))
+    schema = replace(schema, layouts={**schema.layouts, "documents": small})
+    store = PostgresStore("new", dsn, schema, pool_min=1, pool_max=1)
+    await store.open()
+    await done(store, source("serde"), source("tokio"))
+    await done(
+        store,
+        *(document(f"p{n}", name="serde" if n % 10 else "tokio", number=n) for n in range(1, 101)),
+    )
+    (before,) = await store.index_states()
+    assert not before.ready
+    assert "not built" in before.detail
+    query = SearchQuery(collection="documents", vector=vector(50), limit=10)
+    assert not (await store.search(query, deadline_s=5)).indexed
+    await store.build_index("documents")
+    for collection in ("sources", "crate_configs"):
+        await store.build_index(collection)
+    found = await store.search(query, deadline_s=5)
+    assert found.indexed
+    assert found.hits[0].record.key == ("rust", "tokio", "p50")
+    assert found.hits[0].distance == pytest.approx(0, abs=1e-6)
+    tokio = Compare(field="source_name", op=CompareOp.EQ, value="tokio")
+    serde = Compare(field="source_name", op=CompareOp.EQ, value="serde")
+    narrow = await store.search(replace(query, filter=tokio), deadline_s=5)
+    assert not narrow.indexed
+    assert {hit.record.key[1] for hit in narrow.hits} == {"tokio"}
+    assert len(narrow.hits) == 10
+    wide = await store.search(replace(query, filter=serde, limit=30), deadline_s=5)
+    assert wide.indexed
+    exact = await store.search(replace(query, filter=serde, limit=30, exact=True), deadline_s=5)
+    assert {hit.record.key for hit in wide.hits} == {hit.record.key for hit in exact.hits}
+    forced = await store.search(replace(query, filter=tokio, exact=False), deadline_s=5)
+    assert forced.indexed
+    assert [hit.record.key for hit in forced.hits] == [hit.record.key for hit in narrow.hits]
+    none = replace(query, filter=IsNull(field="content"))
+    assert (await store.search(none, deadline_s=5)).hits == ()
+    await store.close()
+
+
+async def test_an_interrupted_index_build_is_seen_and_built_again(both: Databases) -> None:
+    await done(both.new, source(), document())
+    both.sql("new", "INSERT INTO documents (source_name, doc_path, content) VALUES ('x', 'x', 'x')")
+    with psycopg.connect(both.dsns["new"], autocommit=True) as connection:
+        connection.execute("SET statement_timeout = '400ms'")
+        with psycopg.connect(both.dsns["new"]) as blocker:
+            blocker.execute("SELECT pg_current_xact_id()")
+            blocker.execute("UPDATE documents SET content = 'y'")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                connection.execute(
+                    "CREATE INDEX CONCURRENTLY documents_embedding_hnsw ON documents"
+                    " USING hnsw ((embedding::halfvec(3072)) halfvec_cosine_ops)"
+                )
+    (state,) = await both.new.index_states()
+    assert state.exists
+    assert not state.ready
+    assert "interrupted" in state.detail
+    await both.new.build_index("documents")
+    (state,) = await both.new.index_states()
+    assert state.ready
+    both.sql("new", "DROP INDEX documents_embedding_hnsw")
+    both.sql("new", "CREATE INDEX documents_embedding_hnsw ON documents (token_count)")
+    (state,) = await both.new.index_states()
+    assert not state.ready
+    assert "another index has this name" in state.detail
+
+
+async def copy_all(both: Databases, limit: int = 3) -> int:
+    """Copy every document old -> new by pages and bulk loads."""
+    target = await both.new.bulk_target("documents", FIELDS)
+    assert target is not None
+    after, rows = None, 0
+    while True:
+        span = KeyRange(after=after)
+        async with both.old.page("documents", span, limit=limit, order="C", deadline_s=9) as page:
+            if page.keys:
+                rows += await both.new.bulk_load(
+                    "documents", target, page.bulk(frozenset(), target), deadline_s=9
+                )
+                after = page.keys[-1]
+            if len(page.keys) < limit:
+                return rows
+
+
+async def test_a_bulk_copy_from_old_to_new_is_the_same_by_digest(both: Databases) -> None:
+    await done(both.old, source("serde"), source("Ünïcode"))
+    for number in range(1, 11):
+        name = "serde" if number % 2 else "Ünïcode"
+        packed = None if number == 4 else vector(number)
+        tokens = None if number == 5 else number
+        await done(
+            both.old,
+            document(
+                f"p/{number}",
+                name=name,
+                number=number * 7,
+                packed=packed,
+                token_count=tokens,
+                content="x" * number * 5000 + "'\\\n\t\u0001",
+                created_at=WHEN + dt.timedelta(microseconds=number),
+            ),
+        )
+    assert await copy_all(both) == 10
+    sums = [
+        await store.digest("documents", KeyRange(), fields=FIELDS, order="C", deadline_s=9)
+        for store in (both.old, both.new)
+    ]
+    assert sums[0] == sums[1]
+    assert sums[0].rows == 10
+    (row,) = both.sql("new", "SELECT metadata FROM documents WHERE doc_path = 'p/2'")
+    assert row == ({"crate_name": "Ünïcode", "original_id": 14},)
+    record = (
+        await both.new.get("documents", [("rust", "serde", "p/1")], vectors=True, deadline_s=5)
+    )["rust", "serde", "p/1"]
+    assert record.fields["metadata"] == {}
+    with pytest.raises(Rejected) as caught:
+        await copy_all(both)
+    assert caught.value.reason is Reason.ALREADY_EXISTS
+    await both.new.align_sequences()
+    (number_after,) = await both.new.next_ids("documents", "original_id", 1)
+    assert number_after > 70
+
+
+async def test_a_bulk_load_that_is_refused_loads_nothing_and_says_why(both: Databases) -> None:
+    both.sql("new", "ALTER TABLE documents ALTER COLUMN token_count SET NOT NULL")
+    await done(
+        both.old, source(), document("a", number=1), document("b", number=2, token_count=None)
+    )
+    with pytest.raises(Rejected, match="token_count") as caught:
+        await copy_all(both)
+    assert caught.value.reason is Reason.FAILED_PRECONDITION
+    assert both.sql("new", "SELECT count(*) FROM documents") == [(0,)]
+    await done(both.new, source())
+
+
+async def test_a_bulk_load_whose_source_fails_loads_nothing(both: Databases) -> None:
+    await done(both.old, source(), document("a", number=1))
+    target = await both.new.bulk_target("documents", FIELDS)
+    assert target is not None
+
+    async def broken() -> AsyncIterator[bytes]:
+        async with both.old.page("documents", KeyRange(), limit=5, order="C", deadline_s=5) as page:
+            async for chunk in page.bulk(frozenset(), target):
+                yield chunk[:100]
+        raise Corrupt("the source went away")
+
+    with pytest.raises(Corrupt, match="went away"):
+        await both.new.bulk_load("documents", target, broken(), deadline_s=5)
+    assert both.sql("new", "SELECT count(*) FROM documents") == [(0,)]
+    await done(both.new, source())
+
+
+async def test_texts_are_ordered_by_bytes_in_a_database_of_another_collation(
+    both: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def foreign(order: str, encoding: str) -> str:
+        return f"i|en|153.14|{encoding}" if order else ""
+
+    monkeypatch.setattr("proxy.stores.postgres.catalog.collation_token", foreign)
+    store = PostgresStore("new", both.dsns["new"], schemas()["new"])
+    await store.open()
+    paths = ["a", "B", "b", "A", "ä", "z", "Z", "-", "_"]
+    await done(store, source())
+    await done(store, *(document(p, number=n, packed=None) for n, p in enumerate(paths, 1)))
+    native = await store.key_order("documents")
+    assert native == "i|en|153.14|UTF8"
+    by_bytes = sorted(paths, key=str.encode)
+    keys = await store.list_keys(ListQuery(collection="documents"), deadline_s=5)
+    assert [key[2] for key in keys] == by_bytes
+    for order in ("C", native):
+        seen: list[object] = []
+        for span in await store.split("documents", rows_per_range=2, order=order):
+            found = await store.range_keys("documents", span, order=order, deadline_s=5)
+            seen += [key[2] for key in found]
+            digest = await store.digest("documents", span, fields=FIELDS, order=order, deadline_s=5)
+            assert digest.rows == len(found)
+        assert seen == by_bytes
+    with pytest.raises(Rejected, match="cannot order"):
+        await store.split("documents", rows_per_range=2, order="i|de|153.14|UTF8")
+    await store.close()
+
+
+def test_only_the_order_of_bytes_is_called_c() -> None:
+    for order in ("c|C|", "c|POSIX|", "c|C.UTF-8|", "b|C.UTF-8|1", "d|C|"):
+        assert collation_token(order, "UTF8") == "C"
+    for order in ("c|en_US.UTF-8|2.36", "i|en|153.14", "b|other|1"):
+        assert collation_token(order, "UTF8") != "C"
+    assert collation_token("c|C|", "LATIN1") != "C"
+    assert collation_token("", "UTF8") == ""
+
+
+async def test_unconvertible_knows_the_columns(both: Databases) -> None:
+    await done(both.new, source(), document())
+    found = await both.new.get("documents", [document().key], vectors=True, deadline_s=5)
+    record = found[document().key]
+    for fields, word in (
+        ({"content": "a\0b"}, "NUL"),
+        ({"content": "\ud800"}, "content"),
+        ({"token_count": 2**31}, "integer"),
+        ({"metadata": {"deep": ["\0"]}}, "NUL"),
+    ):
+        bad = replace(record, fields={**record.fields, **fields})
+        assert word in await both.new.unconvertible(bad), fields
+        write = Write(op=WriteOp.UPSERT, collection="documents", key=record.key, fields=bad.fields)
+        for batch in ([write], [source(), write]):
+            results = await both.new.apply(batch, atomic=False, deadline_s=5)
+            assert results[-1].applied is Applied.REFUSED, fields
+            assert word in results[-1].detail, fields
+    assert "NUL" in await both.new.unconvertible(replace(record, key=("rust", "serde", "\0")))
+    assert await both.new.unconvertible(record) == ""
