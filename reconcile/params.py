@@ -22,6 +22,9 @@ OVERRIDES = (
 )
 """Settings of the configuration that one job may override."""
 
+INTERVAL_S = {JobKind.VERIFY: 60.0, JobKind.REPAIR: 1.0}
+"""Pause between two passes of a continuous job that says nothing else."""
+
 ROUNDS_MAX = 20
 """Repair rounds of one job; a key that is still dirty then needs a person or more time."""
 
@@ -97,7 +100,7 @@ def parse_params(
         for name in names
         if name not in known
     ]
-    values: dict[str, JsonValue] = {}
+    values: dict[str, JsonValue] = {"interval_s": INTERVAL_S.get(kind, 0.0)}
     for field in fields(JobParams):
         if field.name != "collections" and field.name in given:
             values[field.name] = given[field.name]

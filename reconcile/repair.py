@@ -23,11 +23,11 @@ VERIFY_REASON = "verify: "
 """Dirty marks that verify sets begin with this; a repair of one calls for a new verify."""
 
 RETRY_S_MIN = 0.05
-RETRY_S_MAX = 30.0
+RETRY_S_MAX = 5.0
 """A key that could not be repaired is tried again after this long, doubling each time."""
 
 WAITING_MAX = 100_000
-"""Keys whose next try is remembered; beyond that all are tried each round."""
+"""Keys of a collection whose next try is remembered; beyond that all are tried each round."""
 
 ROUND_PAUSE_S = 0.01
 """Pause before the next round when the last one could repair nothing (keys in flight)."""
@@ -81,7 +81,8 @@ class Repair:
         self._check = check
         self._letters = DeadLetters(bench.ledger, job_id)
         self._copier: Copier = bench.copier(self._letters)
-        self._waits: dict[tuple[str, Key], _Wait] = {}
+        self._waits: dict[str, dict[Key, _Wait]] = {}
+        self._letters_loaded = False
         self._sizes: dict[str, BatchSize] = {}
 
     async def until_clean(self, collections: Sequence[str], *, rounds_max: int) -> Repaired:
@@ -117,10 +118,12 @@ class Repair:
         roles = await self._bench.roles()
         counts = await self._dirty(collections)
         known = roles.primary.schema.collections
-        names = [name for name in parents_first(known, collections) if name in counts]
-        if not names:
-            return Repaired()
-        await self._bench.retry(self._letters.load, self._check)
+        names = [
+            name
+            for name in parents_first(known, collections)
+            if name in counts and self._any_due(name, counts[name])
+        ]
+        self._letters_loaded = False
         total = Repaired()
         try:
             for pair in (await self._bench.pairs(roles, names)).values():
@@ -141,6 +144,7 @@ class Repair:
             found = await self._bench.ledger.dirty_keys(pair.name, limit=limit + len(tried))
             todo = [item for item in found if item.key not in tried][:limit]
             if not todo:
+                self._forget_others(pair.name, tried)
                 return total
             tried.update(item.key for item in todo)
             due = [item for item in todo if self._due(pair.name, item.key)]
@@ -149,6 +153,9 @@ class Repair:
 
     async def _batch(self, pair: Pair, due: Sequence[DirtyKey], size: BatchSize) -> Repaired:
         keys = [item.key for item in due]
+        if not self._letters_loaded:
+            await self._bench.retry(self._letters.load, self._check)
+            self._letters_loaded = True
         copied = await self._copy(pair, keys)
         self._sizes[pair.name] = size.after(copied.rows, copied.bytes)
         self._postpone(pair.name, keys, copied.left)
@@ -182,17 +189,30 @@ class Repair:
         fresh = BatchSize(rows_max=settings.batch_rows, bytes_max=settings.batch_bytes_max)
         return self._sizes.get(collection, fresh)
 
+    def _forget_others(self, collection: str, dirty: set[Key]) -> None:
+        """Drop what is remembered of keys that are not dirty any more."""
+        waits = self._waits.get(collection, {})
+        for key in waits.keys() - dirty:
+            del waits[key]
+
+    def _any_due(self, collection: str, dirty: int) -> bool:
+        """False if every dirty key is known to wait, so that they need not be listed."""
+        waits = self._waits.get(collection, {})
+        now_s = self._bench.clock.monotonic_s()
+        return dirty != len(waits) or any(wait.until_s <= now_s for wait in waits.values())
+
     def _due(self, collection: str, key: Key) -> bool:
-        wait = self._waits.get((collection, key))
+        wait = self._waits.get(collection, {}).get(key)
         return wait is None or wait.until_s <= self._bench.clock.monotonic_s()
 
     def _postpone(self, collection: str, keys: Sequence[Key], left: frozenset[Key]) -> None:
+        waits = self._waits.setdefault(collection, {})
         now_s = self._bench.clock.monotonic_s()
         for key in keys:
-            last = self._waits.pop((collection, key), None)
-            if key in left and len(self._waits) < WAITING_MAX:
+            last = waits.pop(key, None)
+            if key in left and len(waits) < WAITING_MAX:
                 pause_s = RETRY_S_MIN if last is None else min(RETRY_S_MAX, last.pause_s * 2)
-                self._waits[collection, key] = _Wait(until_s=now_s + pause_s, pause_s=pause_s)
+                waits[key] = _Wait(until_s=now_s + pause_s, pause_s=pause_s)
 
 
 def _joined(first: Copied, second: Copied) -> Copied:

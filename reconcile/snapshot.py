@@ -85,6 +85,23 @@ class OpenCopy:
             return
 
 
+async def _begin(ledger: CopyLedger, collection: str) -> CopySnapshot:
+    """Take a snapshot; if the caller is cancelled meanwhile it is forgotten, not left behind."""
+    beginning = asyncio.ensure_future(ledger.begin_copy(collection))
+    try:
+        return await asyncio.shield(beginning)
+    except asyncio.CancelledError:
+        await to_the_end(_forget(ledger, beginning), deadline_s=GIVE_UP_S_MAX)
+        raise
+
+
+async def _forget(ledger: CopyLedger, beginning: asyncio.Future[CopySnapshot]) -> None:
+    try:
+        await ledger.abandon_copy(await beginning)
+    except CrossfadeError:
+        return
+
+
 @asynccontextmanager
 async def open_copy(
     ledger: CopyLedger, roles: Roles, collection: str, *, under_hold: bool
@@ -99,7 +116,7 @@ async def open_copy(
         Held: writes are held and `under_hold` is False.
         Unavailable: the copy took longer than a snapshot may be used.
     """
-    copy = OpenCopy(ledger, roles, await ledger.begin_copy(collection))
+    copy = OpenCopy(ledger, roles, await _begin(ledger, collection))
     try:
         async with asyncio.timeout(COPY_S_MAX) as limit:
             await copy.require_roles(under_hold=under_hold)

@@ -97,6 +97,29 @@ async def test_a_cancelled_task_leaves_no_snapshot_and_no_silent_row(rig: Rig) -
     assert await rig.differing() == []
 
 
+async def test_a_snapshot_that_is_being_taken_when_the_task_is_cancelled_is_forgotten(
+    rig: Rig,
+) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+    begin = rig.ledger.begin_copy
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:
+        snapshot = await begin(*args, **kwargs)
+        begun.set()
+        await go.wait()  # the answer is on its way
+        return snapshot
+
+    rig.ledger.begin_copy = slow
+    task = asyncio.ensure_future(rig.reconciler().run_once(JobKind.BACKFILL, {}))
+    await begun.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert rig.open_snapshots() == 0
+
+
 async def test_a_second_runner_is_turned_away_while_the_first_one_lives(rig: Rig) -> None:
     async def meddle() -> None:
         with pytest.raises(Rejected, match="is run by first") as caught:
