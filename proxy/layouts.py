@@ -105,9 +105,9 @@ class Layout:
     sequences: Mapping[str, str] = dataclass_field(default_factory=dict)
     check_parent: bool = False
     index: IndexSpec | None = None
+    _stored: frozenset[str] = dataclass_field(init=False, repr=False, compare=False)
 
-    def stored_fields(self) -> frozenset[str]:
-        """Logical fields this store can hold and give back, constants and key included."""
+    def __post_init__(self) -> None:
         names = set(self.constants)
         for column in self.columns:
             if column.kind is ColumnKind.FIELD:
@@ -115,12 +115,20 @@ class Layout:
             names.update(item.field for item in column.packed)
             if column.rest:
                 names.add(column.rest)
-        return frozenset(names)
+        object.__setattr__(self, "_stored", frozenset(names))
+
+    def stored_fields(self) -> frozenset[str]:
+        """Logical fields this store can hold and give back, constants and key included."""
+        return self._stored
 
     def holds(self, spec: CollectionSpec, key: Key) -> bool:
         """True if a record with this key can exist in this store (its constants agree)."""
-        parts = dict(zip(spec.key, key, strict=True))
-        return all(parts[name] == value for name, value in self.constants.items() if name in parts)
+        constants = self.constants
+        if not constants:
+            return True
+        return all(
+            part == constants.get(name, part) for name, part in zip(spec.key, key, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import cProfile
 import importlib
 import signal
 import sys
+import time
 
 _IMPORTED = (
     "proxy.cli.main",
@@ -28,7 +29,7 @@ def main() -> None:
         importlib.import_module(name)
     from proxy.cli.main import run
 
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(time.thread_time)
     if sys.argv[1] == "serve":
         signal.signal(signal.SIGUSR1, lambda number, frame: profile.enable())
     else:

@@ -15,6 +15,28 @@ from proxy.stores.postgres.table import Table, identifier
 
 PLAIN = Projection()
 WHOLE = Projection(vector=True)
+_EXPECTED: Mapping[FieldType, type] = {
+    FieldType.TEXT: str,
+    FieldType.INT: int,
+    FieldType.TEXT_LIST: list,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A packed column as a row is decoded: which of its names are wanted, decided once.
+
+    Attributes:
+        inner: (field, name inside the object, type, the Python type it mostly has).
+        rest: the field that takes every other name, "" if it is not wanted.
+        own: the names that do not belong to the rest.
+    """
+
+    position: int
+    column: str
+    inner: tuple[tuple[str, str, FieldType, type | None], ...]
+    rest: str
+    own: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +92,27 @@ def _unpacks(column: Column, wanted: frozenset[str] | None) -> bool:
 
 def _unpackers(
     table: Table, columns: Sequence[tuple[Column, int]], wanted: frozenset[str] | None
-) -> list[tuple[int, Column, list[tuple[str, str, FieldType]], bool]]:
+) -> list[_Packed]:
     found = []
     for column, position in columns:
-        inner = [
-            (item.field, item.name, table.spec.by_name[item.field].type)
+        kinds = {item.field: table.spec.by_name[item.field].type for item in column.packed}
+        inner = tuple(
+            (item.field, item.name, kinds[item.field], _EXPECTED.get(kinds[item.field]))
             for item in column.packed
             if (wanted is None or item.field in wanted)
             and item.field not in table.spec.key
             and not table.fields[item.field].column
-        ]
-        rest = bool(column.rest) and (wanted is None or column.rest in wanted)
-        found.append((position, column, inner, rest))
+        )
+        rest = column.rest if wanted is None or column.rest in wanted else ""
+        own = frozenset(packed.name for packed in column.packed)
+        found.append(_Packed(position, column.name, inner, rest, own))
     return found
 
 
 def _decoder(
     table: Table,
     plain: list[tuple[str, int]],
-    unpackers: list[tuple[int, Column, list[tuple[str, str, FieldType]], bool]],
+    unpackers: list[_Packed],
     constants: Mapping[str, Value],
     vector_at: int,
 ) -> Callable[[Sequence[Any]], Record]:
@@ -109,8 +133,8 @@ def _decoder(
         fields: dict[str, Value] = {name: row[at] for name, at in plain}
         if constants:
             fields.update(constants)
-        for position, column, inner, rest in unpackers:
-            trouble = _unpack(row[position], column, inner, rest, fields)
+        for packed in unpackers:
+            trouble = _unpack(row[packed.position], packed, fields)
             if trouble:
                 raise Corrupt(
                     f"The record {encode_key(key)} of {collection} cannot be read: {trouble}.",
@@ -122,33 +146,27 @@ def _decoder(
     return decode
 
 
-def _unpack(
-    value: Any,
-    column: Column,
-    inner: list[tuple[str, str, FieldType]],
-    rest: bool,
-    fields: dict[str, Value],
-) -> str:
+def _unpack(value: Any, packed: _Packed, fields: dict[str, Value]) -> str:
     """Spread a packed JSON object over the fields it holds; say what is wrong with it, or ""."""
     if value is None:
-        fields.update((name, None) for name, _, _ in inner)
-        if rest:
-            fields[column.rest] = None
+        fields.update((name, None) for name, _, _, _ in packed.inner)
+        if packed.rest:
+            fields[packed.rest] = None
         return ""
     if not isinstance(value, dict):
-        return f"{column.name} is {str(value)[:60]!r}, not a JSON object"
-    for name, packed_name, kind in inner:
-        item = value.get(packed_name)
-        if item is not None:
+        return f"{packed.column} is {str(value)[:60]!r}, not a JSON object"
+    for name, packed_name, kind, expected in packed.inner:
+        item: Any = value.get(packed_name)
+        if item is not None and type(item) is not expected:
             unpacked = _unpacked(kind, item)
             if unpacked is None:
                 shown = str(item)[:60]
-                return f"{column.name}.{packed_name} is {shown!r}, not a {kind.value}"
+                return f"{packed.column}.{packed_name} is {shown!r}, not a {kind.value}"
             item = unpacked
         fields[name] = item
-    if rest:
-        own = {packed.name for packed in column.packed}
-        fields[column.rest] = {name: item for name, item in value.items() if name not in own}
+    if packed.rest:
+        own = packed.own
+        fields[packed.rest] = {name: item for name, item in value.items() if name not in own}
     return ""
 
 
@@ -162,7 +180,7 @@ def _unpacked(kind: FieldType, item: Any) -> Value:
         return _moment(item)
     if kind is FieldType.FLOAT:
         return float(item) if isinstance(item, int | float) else None
-    expected = {FieldType.TEXT: str, FieldType.INT: int, FieldType.TEXT_LIST: list}.get(kind)
+    expected = _EXPECTED.get(kind)
     if expected is None or not isinstance(item, expected):
         return None
     return item  # type: ignore[return-value]  # a str, an int or a list
