@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,7 +133,15 @@ def _embedded(home: Path) -> Iterator[tuple[str, int]]:
         ) from error
     server = get_server(home / "data", cleanup_mode="stop", start=False)
     try:
-        yield _start(server)
+        try:
+            started = _start(server)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            raise Unavailable(
+                f"The embedded PostgreSQL did not start: {error}",
+                where="old",
+                hint="Set CROSSFADE_DSN to use a server of your own.",
+            ) from error
+        yield started
     finally:
         _stop(server)
 
@@ -149,6 +159,7 @@ def _start(server: PostgresServer) -> tuple[str, int]:
 
 
 def _stop(server: PostgresServer) -> None:
+    atexit.unregister(server._cleanup)  # it would make its lock file again, after we removed it
     if server._postmaster_info is None:  # interrupted while it started: look for what is there
         if (server.pgdata / "postmaster.pid").exists():
             server.ensure_postgres_running()

@@ -31,6 +31,7 @@ from proxy.errors import CrossfadeError, Rejected
 
 _REPLICAS_MAX = 4
 _INTERRUPTED = 130
+_TEMPORARY_MAX = 48  # a socket's whole path may have a hundred characters or so
 
 
 async def run(options: DemoOptions, *, as_json: bool = False) -> int:
@@ -106,7 +107,7 @@ async def _guarded(migration: Migration, guard: Guard) -> None:
     """Run it over databases and processes that end with it; an error becomes a finding."""
     scratch = migration.scratch
     try:
-        with databases(scratch / "postgresql") as dsns:
+        with databases(scratch / "pg") as dsns:
             if dsns.server_pid is not None:
                 guard.process(dsns.server_pid, signal.SIGINT)
             async with Household(logs=scratch / "logs", guard=guard) as household:
@@ -127,7 +128,9 @@ def _introduce(narrator: Narrator, corpus: Corpus, seed: int) -> None:
 
 @contextmanager
 def _scratch(guard: Guard) -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="crossfade-demo-"))
+    base = tempfile.gettempdir()
+    short = base if len(base) <= _TEMPORARY_MAX or not Path("/tmp").is_dir() else "/tmp"  # noqa: S108 - a directory of our own in it
+    path = Path(tempfile.mkdtemp(prefix="crossfade-demo-", dir=short))
     guard.directory(path)
     (path / "logs").mkdir()
     try:
