@@ -72,7 +72,8 @@ class CopyTable:
         async with self._db.connection() as connection, connection.transaction():
             cursor = await connection.execute(
                 "SELECT status, dirty_keys, cleared"
-                " FROM crossfade.finish_copy(%s, %s, %s, %s::text[], %s::text[])",
+                # A list of thousands of keys is sent in binary: as text it is quoted key by key.
+                " FROM crossfade.finish_copy(%s, %s, %s, %b::text[], %b::text[])",
                 arguments,
             )
             row = await cursor.fetchone()
