@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from proxy.canonical import record_digest
-from proxy.errors import Corrupt, Reason, Rejected
+from proxy.errors import Corrupt, Reason, Rejected, Unavailable
 from proxy.model import Applied, Write, WriteOp
 from proxy.query import (
     Compare,
@@ -212,6 +212,19 @@ async def test_a_missing_table_is_corrupt_with_a_hint_and_served_once_it_is_ther
     both.sql("old", "ALTER TABLE elsewhere RENAME TO population_jobs")
     assert (await fresh.count(query, deadline_s=5))[0].count == 0
     await fresh.close()
+
+
+async def test_a_column_that_changes_its_type_is_served_again_after_one_failure(
+    both: Databases,
+) -> None:
+    await done(both.old, source(), document())
+    key = document().key
+    assert await both.old.get("documents", [key], vectors=True, deadline_s=5)
+    both.sql("old", "ALTER TABLE doc_embeddings ALTER COLUMN content TYPE varchar")
+    with pytest.raises(Unavailable, match="cached plan"):
+        await both.old.get("documents", [key], vectors=True, deadline_s=5)
+    assert await both.old.get("documents", [key], vectors=True, deadline_s=5)
+    await done(both.old, document(content="y"))
 
 
 async def test_a_cascade_in_the_schema_never_takes_children_along(both: Databases) -> None:

@@ -10,6 +10,9 @@ from proxy.errors import Ambiguous, Corrupt, CrossfadeError, Unavailable
 _REFUSED_CLASSES = ("22", "23", "44", "54", "P0")
 _SCHEMA_WRONG = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42804"})
 _NOT_APPLIED = frozenset({"40001", "40P01", "55P03", "25006", "42501"})
+STALE_PLAN = frozenset({"0A000", "26000"})
+"""A table changed under a prepared statement; only a new connection forgets it."""
+
 _CHECK_HINT = "Compare the layout with the database: `crossfade plan` lists what is missing."
 
 

@@ -18,7 +18,7 @@ from proxy.stores.postgres.connection import (
     connect_parameters,
     still_alive,
 )
-from proxy.stores.postgres.errors import first_line, translate
+from proxy.stores.postgres.errors import STALE_PLAN, first_line, translate
 
 _T = TypeVar("_T")
 _OPEN_DEADLINE_S = 10.0
@@ -118,7 +118,9 @@ class Pool:
                 sent = writing
                 try:
                     result = await work(connection)
-                except BaseException:
+                except BaseException as error:
+                    if getattr(error, "sqlstate", None) in STALE_PLAN:
+                        await connection.close()
                     await self._give_back_in_any_case(connection)
                     raise
                 # Nothing suspends here unless the pool's lock is contended, so a cancelled
