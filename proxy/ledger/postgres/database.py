@@ -14,6 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from proxy.errors import Corrupt, CrossfadeError, Unavailable
+from proxy.stores.postgres.connection import Connection as PromptConnection
 
 SCHEMA_VERSION = 1
 _SCHEMA_LOCK = 1668441715
@@ -37,6 +38,8 @@ class LedgerDatabase:
         self.migration_number = 0
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
+            # A call that is given up must not wait for a server that hangs: the lease does not.
+            connection_class=PromptConnection,
             kwargs={"autocommit": True, "prepare_threshold": 1, "application_name": "crossfade"},
             configure=_configure,
             check=None,

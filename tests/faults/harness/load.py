@@ -26,6 +26,7 @@ _VERBS = {
     "atomic_batch": 4,
     "delete_where": 2,
     "drop_source": 1,
+    "make_source": 2,
     "get": 20,
     "batch_get": 6,
     "list": 3,
@@ -205,6 +206,12 @@ class Load:
         ops = [self.oracle.began(key, None, sweeping=True) for key in keys]
         with self.oracle.writing(ops):
             await client.delete("sources", ("rust", source))
+        await self._restore(client, source)
+
+    async def _make_source(self, client: AsyncClient, by: str) -> None:
+        await self._restore(client, self.rng.choice(self.sources))
+
+    async def _restore(self, client: AsyncClient, source: str) -> None:
         await client.upsert("sources", ("rust", source), {"version": self._token("v")})
 
     async def _get(self, client: AsyncClient, by: str) -> None:
