@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _LEASE_S = 300.0
 _FIRST_ID = 50_000_000
 """Serial ids of the directly written rows, far from those the proxy allocates."""
 
+_DIGEST = "0" * 32
 _MARK = "bench::"
 _CLEAN_UP = {
     "old": f"DELETE FROM doc_embeddings WHERE doc_path LIKE '{_MARK}%'",
@@ -166,26 +168,30 @@ def _clean_up(world: World, *stores: str) -> None:
 
 @asynccontextmanager
 async def _ledger_way(world: World, load: Load) -> AsyncIterator[Way]:
-    """Yield the append of one intent, as a replica of its own; settled after the measurement."""
+    """Yield the append of one intent as a write does it: with the client's idempotency key.
+
+    It is a replica of its own; what it appended is settled after the measurement.
+    """
     settings = world.config().settings
     ledger = PostgresLedger(settings.ledger.dsn, settings.migration, pool_size_max=2)
     await ledger.open()
     settlements: list[Settlement] = []
+    name = f"bench-{uuid.uuid4().hex}"
     try:
         routing = await ledger.register_replica(
-            "bench", address="", lease_s=_LEASE_S, ledger_down="refuse"
+            name, address="", lease_s=_LEASE_S, ledger_down="refuse"
         )
-        await ledger.renew_replica("bench", acked_epoch=routing.epoch, lease_s=_LEASE_S)
+        await ledger.renew_replica(name, acked_epoch=routing.epoch, lease_s=_LEASE_S)
 
         async def append(number: int) -> object:
             draft = IntentDraft(collection="documents", key=load.key("ledger", number), op="upsert")
-            intents = await ledger.append([draft], epoch=routing.epoch, replica_id="bench")
+            intents = await ledger.append([draft], epoch=routing.epoch, replica_id=name)
             settlements.extend(Settlement(intent=intent, clean=True) for intent in intents)
             return intents
 
         yield append
         await ledger.settle(settlements)
-        await ledger.release_replica("bench")
+        await ledger.release_replica(name)
     finally:
         await ledger.close()
 
