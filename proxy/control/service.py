@@ -211,6 +211,13 @@ class ControlService:
         async with self._one_at_a_time:
             evidence = await self._evidence(schemas=False)
             routing = evidence.routing
+            if routing.hold:
+                # Another epoch would take the hold away from the swap that is to release it.
+                raise Rejected(
+                    "The traffic cannot change while a swap is under way.",
+                    reason=Reason.FAILED_PRECONDITION,
+                    hint="The swap ends or gives up by itself; try again in some seconds.",
+                )
             checked = traffic_conditions(evidence, self._parts.judge, percent=percent)
             refused = _refused(checked, force=force and checked[0].passed)
             if dry_run or refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -305,3 +306,21 @@ async def test_status_names_the_next_step_and_what_is_missing() -> None:
         await change(service, Phase.DUAL_WRITE)
         status = await service.status()
         assert any("crossfade backfill" in text for text in status.next_steps)
+
+
+async def test_traffic_does_not_change_under_a_hold_so_that_it_is_released() -> None:
+    async with replica() as rig:
+        service = control(rig)
+        await to_ramp(rig, service)
+        routing = await rig.ledger.routing()
+        held = await rig.ledger.change_routing(
+            routing.epoch,
+            replace(routing, hold=True),
+            kind="hold",
+            actor="me",
+            reason="",
+            detail={},
+        )
+        with pytest.raises(Rejected, match="swap is under way"):
+            await service.set_traffic(50, dry_run=False, force=True, actor="me", reason="now")
+        assert (await rig.ledger.routing()).epoch == held.epoch
