@@ -29,7 +29,7 @@ def key_misfit(spec: CollectionSpec, layout: Layout, key: Key, store: str) -> st
             if name in parts and parts[name] != value:
                 return constant_misfit(store, name, value, parts[name])
     for name, part in zip(spec.key, key, strict=True):
-        why = value_misfit(spec.by_name[name], part) if part is not None else f"{name} is null"
+        why = type_misfit(spec.by_name[name], part) if part is not None else f"{name} is null"
         if why:
             return why
     return ""
@@ -41,19 +41,25 @@ def constant_misfit(store: str, name: str, constant: Value, got: Value) -> str:
 
 
 def value_misfit(field: FieldSpec, value: Value) -> str:
-    """Say why a value is not one of the field's, "" if it is (null: see `required`)."""
+    """Say why a value is not one of the field's, "" if it is."""
     if value is None:
         return f"{field.name} may not be null" if field.required else ""
+    why = type_misfit(field, value)
+    if not why and isinstance(value, str) and field.type is FieldType.TEXT:
+        if field.length_max and len(value) > field.length_max:
+            return f"{field.name} has {len(value)} characters, at most {field.length_max} fit"
+        if field.choices and value not in field.choices:
+            return f"{field.name} is one of {', '.join(field.choices)}, not {value[:40]!r}"
+    return why
+
+
+def type_misfit(field: FieldSpec, value: Value) -> str:
+    """Say why a value that is not null has not the field's type, "" if it has."""
     fits = isinstance(value, _PYTHON_TYPES[field.type])
     if not fits or (isinstance(value, bool) and field.type not in (FieldType.BOOL, FieldType.JSON)):
         return f"{field.name} is a {field.type.value}, not {type(value).__name__}"
     if isinstance(value, dt.datetime) and value.tzinfo is None:
         return f"{field.name} needs a time zone"
-    if isinstance(value, str) and field.type is FieldType.TEXT:
-        if field.length_max and len(value) > field.length_max:
-            return f"{field.name} has {len(value)} characters, at most {field.length_max} fit"
-        if field.choices and value not in field.choices:
-            return f"{field.name} is one of {', '.join(field.choices)}, not {value[:40]!r}"
     return ""
 
 

@@ -102,6 +102,8 @@ class MemoryWriter:
         table = table_of(self._tables, write.collection, self._store)
         spec, layout = table.spec, table.layout
         problems = [key_misfit(spec, layout, write.key, self._store)]
+        parts = zip(spec.key, write.key, strict=False)  # key_misfit tells of a wrong length
+        problems += [value_misfit(spec.by_name[name], part) for name, part in parts]
         given = table.given(write)
         problems += [value_misfit(spec.by_name[name], value) for name, value in given.items()]
         problems += [

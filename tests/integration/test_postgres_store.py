@@ -283,6 +283,23 @@ async def test_input_is_never_part_of_a_statement(both: Databases) -> None:
     assert sum(sizes) > 12_000
 
 
+async def test_a_value_that_cannot_be_sent_is_rejected(
+    both: Databases,
+) -> None:
+    await done(both.new, source(), document())
+    for text in ("a\0b", "\ud800"):
+        key = ("rust", "serde", text)
+        for keys in ([key], [key, document().key]):
+            with pytest.raises(Rejected, match="cannot be asked"):
+                await both.new.get("documents", keys, vectors=True, deadline_s=5)
+        filter = Compare(field="content", op=CompareOp.EQ, value=text)
+        with pytest.raises(Rejected, match="cannot be asked"):
+            await both.new.list_keys(ListQuery(collection="documents", filter=filter), deadline_s=5)
+        (result,) = await both.new.apply([delete("documents", key)], atomic=False, deadline_s=5)
+        assert result.applied is Applied.REFUSED
+    assert both.new.stats()["pool_busy"] == 0
+
+
 async def test_a_filtered_search_is_exact_and_a_wide_one_uses_the_index(
     new_database: Callable[[], str],
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from proxy.errors import Ambiguous, Corrupt, CrossfadeError, Unavailable
+from proxy.errors import Ambiguous, Corrupt, CrossfadeError, Rejected, Unavailable
 
 _REFUSED_CLASSES = ("22", "23", "44", "54", "P0")
 _SCHEMA_WRONG = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42804"})
@@ -55,9 +55,19 @@ def translate(error: Exception, *, store: str, writing: bool, what: str = "") ->
         return _no_answer(f"{about} did not answer in time.", store, writing, timed_out=True)
     if isinstance(error, PoolTimeout | TooManyRequests | PoolClosed):
         return Unavailable(f"{about} has no free connection: {error}.", where=store)
+    if isinstance(error, ValueError | OverflowError) or _is_unsendable(error):
+        text = f"{about} cannot be asked with this value: {first_line(error)}."
+        return Rejected(text, hint="PostgreSQL texts hold neither NUL nor lone surrogates.")
     if isinstance(error, psycopg.Error):
         return _translate_server(error, about, store, writing)
     return Unavailable(f"{about} failed: {error}.", where=store)
+
+
+def _is_unsendable(error: Exception) -> bool:
+    """True if a parameter is no text that the driver or the server can take."""
+    if not isinstance(error, psycopg.DataError | psycopg.ProgrammingError):
+        return False
+    return error.sqlstate in (None, "22021")
 
 
 def _translate_server(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from proxy.layouts import ColumnKind
 from proxy.model import FieldType, Key, Record, Value, Write
-from proxy.stores.fitting import constant_misfit, key_misfit, value_misfit, vector_misfit
+from proxy.stores.fitting import constant_misfit, key_misfit, type_misfit, vector_misfit
 from proxy.stores.postgres.catalog import ColumnInfo
 from proxy.stores.postgres.table import Table
 from proxy.stores.postgres.types import INT_RANGE
@@ -60,7 +60,7 @@ def values_misfit(table: Table, key: Key, fields: Mapping[str, Value], *, whole:
             if info is not None and info.not_null and not absent_default:
                 return f"{name} may not be null in {info.name}"
             continue
-        why = value_misfit(field, value) or _column_misfit(name, field.type, value, info)
+        why = type_misfit(field, value) or _column_misfit(name, field.type, value, info)
         if why:
             return why
     return ""

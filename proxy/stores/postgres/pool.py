@@ -25,7 +25,15 @@ _OPEN_DEADLINE_S = 10.0
 _RECONNECT_S = 2.0
 _PATIENCE_S = 0.1
 _VECTOR_OID = "SELECT to_regtype('vector')::oid::int8"
-_FOREIGN = (psycopg.Error, TimeoutError, PoolTimeout, TooManyRequests, PoolClosed, OSError)
+_FOREIGN = (
+    psycopg.Error,
+    OSError,  # TimeoutError is one
+    UnicodeError,
+    OverflowError,
+    PoolTimeout,
+    TooManyRequests,
+    PoolClosed,
+)
 
 
 class Pool:
