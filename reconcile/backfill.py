@@ -21,6 +21,7 @@ from reconcile.planning import DryRun, make_plan
 from reconcile.ranges import BatchSize, parents_first
 from reconcile.repair import ACTOR, Repair, note_repair
 from reconcile.roles import Held, Pair, Roles, RolesChanged, roles_of
+from reconcile.snapshot import TooSlow
 from reconcile.throttle import Throttle, limits_of
 
 NAMES = ("bytes", "copied", "unchanged", "left_to_repair", "in_flight", "dead_letters")
@@ -118,9 +119,9 @@ class Backfill:
         then runs dry and the consumer raises.
         """
         while not state.done:
-            began_s = self._bench.clock.monotonic_s()
             try:
                 await self._ready(pair)
+                began_s = self._bench.clock.monotonic_s()
                 copied = await self._batch(pair, state, target)
             except Held:
                 continue
@@ -147,11 +148,14 @@ class Backfill:
         await self._follow(await self._bench.released(pair.roles, self._run.check))
 
     async def _batch(self, pair: Pair, state: RangeState, target: BulkTarget | None) -> Copied:
-        limit = self._size(pair.name).limit()
-        ask = PageAsk(pair=pair, state=state, limit=limit, target=target)
-
         async def once() -> Copied:
-            return await self._copier.copy_page(ask)
+            size = self._size(pair.name)
+            ask = PageAsk(pair=pair, state=state, limit=size.limit(), target=target)
+            try:
+                return await self._copier.copy_page(ask)
+            except TooSlow:
+                self._sizes[pair.name] = size.too_slow()
+                raise
 
         return await self._bench.retry(once, self._run.check)
 
@@ -174,7 +178,7 @@ class Backfill:
     def _account(self, pair: Pair, copied: Copied, seconds: float) -> None:
         loaded = copied.tally.get("copied", 0)
         size = self._size(pair.name)
-        self._sizes[pair.name] = size.after(loaded or copied.rows, copied.bytes)
+        self._sizes[pair.name] = size.after(loaded or copied.rows, copied.bytes, seconds)
         self._throttle.spend(copied.rows, copied.bytes)
         seen = BatchSeen(
             kind="backfill",

@@ -14,10 +14,11 @@ from proxy.ledger.types import Job, Replica, Routing
 from proxy.stores.base import Store
 from reconcile.checkpoint import Observer
 from reconcile.copy import Copier
+from reconcile.late import LateWrites
 from reconcile.letters import DeadLetters
 from reconcile.retry import Retry
 from reconcile.roles import Pair, Roles, pair_of, require_current, roles_of
-from reconcile.snapshot import Reach
+from reconcile.snapshot import CopyDesk, Reach
 
 HOLD_POLL_S = 0.25
 """How often a waiting job looks whether a swap is over."""
@@ -41,10 +42,16 @@ class Bench:
     retry: Retry
     observer: Observer
     reach: Reach
+    late: LateWrites
 
     def copier(self, letters: DeadLetters) -> Copier:
         """Return a copier for one job."""
-        return Copier(self.ledger, letters, deadline_s=self.settings.deadline_s, reach=self.reach)
+        return Copier(
+            CopyDesk(ledger=self.ledger, late=self.late),
+            letters,
+            deadline_s=self.settings.deadline_s,
+            reach=self.reach,
+        )
 
     async def roles(self, *, read_only: bool = False) -> Roles:
         """Return the stores by role under the routing in force.

@@ -14,8 +14,8 @@ from reconcile.batch import Copied, Counter, PageAsk, Path, Span, outcome_of
 from reconcile.digest import equal_keys
 from reconcile.letters import DeadLetters
 from reconcile.ranges import BatchPlan, plan_batch, remaining
-from reconcile.roles import CopyLedger, Pair
-from reconcile.snapshot import OpenCopy, Reach, Step, open_copy, pass_by
+from reconcile.roles import Pair
+from reconcile.snapshot import CopyDesk, OpenCopy, Reach, Step, pass_by
 from reconcile.tasks import both
 from reconcile.writing import SecondaryWriter, Stored
 
@@ -34,17 +34,17 @@ class Copier:
 
     def __init__(
         self,
-        ledger: CopyLedger,
+        desk: CopyDesk,
         letters: DeadLetters,
         *,
         deadline_s: float,
         reach: Reach = pass_by,
     ) -> None:
-        self._ledger = ledger
+        self._desk = desk
         self._letters = letters
         self._deadline_s = deadline_s
         self._reach = reach
-        self._writer = SecondaryWriter(ledger, deadline_s=deadline_s)
+        self._writer = SecondaryWriter(desk.ledger, deadline_s=deadline_s)
 
     async def copy_page(self, ask: PageAsk) -> Copied:
         """Copy the next rows of a range, and advance its checkpoint.
@@ -53,7 +53,7 @@ class Copier:
         differ and keys that only the secondary has become dirty in step 5 and are repaired by key.
 
         Raises:
-            RolesChanged, Held: see `open_copy`; nothing was written.
+            RolesChanged, Held: see `CopyDesk.open`; nothing was written.
             Unavailable, Ambiguous: a store or the ledger failed; the batch may be repeated.
             Corrupt: the keys of the page cannot be read.
         """
@@ -82,7 +82,7 @@ class Copier:
         Raises:
             RolesChanged, Unavailable, Ambiguous: as `copy_page`.
         """
-        async with open_copy(self._ledger, pair.roles, pair.name, under_hold=True) as copy:
+        async with self._desk.open(pair.roles, pair.name, under_hold=True) as copy:
             await self._reach(Step.BEGUN)
             foreign = {key for key in keys if not pair.scope.holds(key)}
             flying = copy.in_flight.intersection(keys) - foreign
@@ -93,6 +93,7 @@ class Copier:
             stored = await self._writer.store(
                 pair, list(records.values()), gone, op=WriteOp.UPSERT, written=copy.written
             )
+            copy.answered = True
             stored.dead.update(dead)
             await self._reach(Step.WRITTEN)
             resolved = await self._note_letters(pair, stored.dead, stored.touched)
@@ -112,9 +113,10 @@ class Copier:
 
     async def _page(self, ask: PageAsk, path: Path) -> Copied:
         pair = ask.pair
-        async with open_copy(self._ledger, pair.roles, pair.name, under_hold=False) as copy:
+        async with self._desk.open(pair.roles, pair.name, under_hold=False) as copy:
             await self._reach(Step.BEGUN)
             span = await self._write_span(copy, ask, path)
+            copy.answered = True
             await self._reach(Step.WRITTEN)
             copied = outcome_of(ask.state, pair.name, span)
             touched = span.stored.touched | span.equal

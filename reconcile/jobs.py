@@ -17,6 +17,7 @@ from proxy.stores.base import Store
 from reconcile.backfill import Backfill, dry_run
 from reconcile.bench import Bench
 from reconcile.checkpoint import BatchSeen, Interrupted, JobRun, NoObserver, Observer
+from reconcile.late import LateWrites
 from reconcile.params import parse_params, settings_for
 from reconcile.planning import Plan, make_plan
 from reconcile.repair import ACTOR, repair_job
@@ -71,6 +72,7 @@ class Reconciler:
         self._settings = settings
         self._owner = owner
         self._tools = tools or Tools()
+        self._late = LateWrites(self._tools.clock)
         self._runs: set[JobRun] = set()
         self._stopping = False
         self._known = tuple(next(iter(stores.values())).schema.collections)
@@ -109,6 +111,7 @@ class Reconciler:
             retry=Retry(self._tools.retry, self._tools.clock, self._tools.rng),
             observer=observer or self._tools.observer,
             reach=self._tools.reach,
+            late=self._late,
         )
 
     async def plan(self, collections: Sequence[str] = ()) -> Plan:

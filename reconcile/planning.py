@@ -191,7 +191,7 @@ class DryRun:
                 deadline_s=settings.deadline_s,
             ) as page:
                 if page.keys:
-                    size = size.after(len(page.keys), await self._page(pair, page, seen))
+                    size = size.after(len(page.keys), await self._page(pair, page, seen), 0.0)
                     after, done = page.keys[-1], done + len(page.keys)
                 if len(page.keys) < limit:
                     return

@@ -26,6 +26,12 @@ FIRST_BATCH_ROWS = 128
 BATCH_GROWTH = 4
 """How much larger the next batch may be, so that a sudden change of size is bounded too."""
 
+BATCH_SHRINK = 32
+"""How much smaller a batch is tried after one that did not end in time (it may grow again)."""
+
+BATCH_S = 2.0
+"""About how long a batch may take: a swap waits for it, and so does a request to pause."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
@@ -160,29 +166,36 @@ class BatchSize:
     """How many rows the next batch of a collection may have (rule B3).
 
     Attributes:
-        row_bytes: mean size of the rows of the last batch; 0 before the first.
+        row_bytes, row_s: mean size and time of the rows of the last batch; 0 before the first.
         last: rows the last batch was allowed.
     """
 
     rows_max: int
     bytes_max: int
     row_bytes: float = 0.0
+    row_s: float = 0.0
     last: int = 0
 
     def limit(self) -> int:
         """Return the rows the next batch may have, at least 1."""
         if not self.last:
             return min(self.rows_max, FIRST_BATCH_ROWS)
-        fits = self.rows_max
+        fits: float = self.rows_max
         if self.row_bytes > 0:
-            fits = int(self.bytes_max / self.row_bytes)
-        return max(1, min(self.rows_max, fits, self.last * BATCH_GROWTH))
+            fits = min(fits, self.bytes_max / self.row_bytes)
+        if self.row_s > 0:
+            fits = min(fits, BATCH_S / self.row_s)
+        return max(1, min(self.rows_max, int(fits), self.last * BATCH_GROWTH))
 
-    def after(self, rows: int, size_bytes: int) -> BatchSize:
-        """Return the size after a batch of `rows` rows that took `size_bytes`."""
+    def after(self, rows: int, size_bytes: int, took_s: float) -> BatchSize:
+        """Return the size after a batch of `rows` rows that took `size_bytes` and `took_s`."""
         if not rows:
             return self
-        return replace(self, row_bytes=size_bytes / rows, last=self.limit())
+        return replace(self, row_bytes=size_bytes / rows, row_s=took_s / rows, last=self.limit())
+
+    def too_slow(self) -> BatchSize:
+        """Return the size after a batch that did not end in time."""
+        return replace(self, last=max(1, self.limit() // BATCH_SHRINK), row_s=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

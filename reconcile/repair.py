@@ -16,6 +16,7 @@ from reconcile.letters import DeadLetters
 from reconcile.params import ROUNDS_MAX, JobParams
 from reconcile.ranges import BatchSize, parents_first
 from reconcile.roles import Pair, RolesChanged
+from reconcile.snapshot import TooSlow
 
 ACTOR = "reconciler"
 
@@ -98,9 +99,12 @@ class Repair:
             done = await self.round(collections)
             total = total.plus(done)
             fruitless = 0 if done.repaired else fruitless + 1
-            if fruitless >= FRUITLESS_ROUNDS_MAX:
+            late_s = self._bench.late.wait_s()
+            if fruitless and late_s:
+                await self._bench.clock.sleep(late_s)
+            elif fruitless >= FRUITLESS_ROUNDS_MAX:
                 break
-            if fruitless:
+            elif fruitless:
                 await self._bench.clock.sleep(ROUND_PAUSE_S * 2**fruitless)
         left = sum((await self._dirty(collections)).values())
         return replace(total, left=max(0, left - total.in_flight))
@@ -156,8 +160,14 @@ class Repair:
         if not self._letters_loaded:
             await self._bench.retry(self._letters.load, self._check)
             self._letters_loaded = True
-        copied = await self._copy(pair, keys)
-        self._sizes[pair.name] = size.after(copied.rows, copied.bytes)
+        began_s = self._bench.clock.monotonic_s()
+        try:
+            copied = await self._copy(pair, keys)
+        except TooSlow:
+            self._sizes[pair.name] = size.too_slow()
+            raise
+        took_s = self._bench.clock.monotonic_s() - began_s
+        self._sizes[pair.name] = size.after(copied.rows, copied.bytes, took_s)
         self._postpone(pair.name, keys, copied.left)
         verified = {item.key for item in due if item.reason.startswith(VERIFY_REASON)}
         return Repaired(

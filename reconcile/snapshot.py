@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from enum import Enum
 
 from proxy.errors import CrossfadeError, Unavailable
 from proxy.ledger.types import CopyOutcome, CopySnapshot, RangeState
 from proxy.model import Key
+from reconcile.late import LateWrites
 from reconcile.roles import CopyLedger, Held, Roles
 from reconcile.tasks import to_the_end
 
@@ -36,19 +38,29 @@ async def pass_by(step: Step) -> None:
     """Do nothing at a step."""
 
 
-class OpenCopy:
-    """A copy between steps 1 and 5. `written` are the keys that step 4 has begun to write."""
+class TooSlow(Unavailable):
+    """A batch took longer than a snapshot may be used; a smaller one may do."""
 
-    def __init__(self, ledger: CopyLedger, roles: Roles, snapshot: CopySnapshot) -> None:
+
+class OpenCopy:
+    """A copy between steps 1 and 5.
+
+    Attributes:
+        in_flight: keys that must be left out (step 2), late writes of this process included.
+        written: the keys that step 4 has begun to write.
+        answered: the secondary has answered for all of them.
+    """
+
+    def __init__(
+        self, ledger: CopyLedger, roles: Roles, snapshot: CopySnapshot, late: LateWrites
+    ) -> None:
         self.snapshot = snapshot
+        self.in_flight = snapshot.in_flight | late.keys(snapshot.collection)
         self.written: set[Key] = set()
+        self.answered = False
         self._ledger = ledger
         self._roles = roles
-
-    @property
-    def in_flight(self) -> frozenset[Key]:
-        """Keys that must be left out (step 2)."""
-        return self.snapshot.in_flight
+        self._late = late
 
     async def require_roles(self, *, under_hold: bool) -> None:
         """Raise RolesChanged, or Held unless this copy may run while writes are held."""
@@ -75,6 +87,8 @@ class OpenCopy:
         The range is still open or the keys still dirty, durably, so a ledger that does not answer
         here loses nothing.
         """
+        if not self.answered:
+            self._late.add(self.snapshot.collection, self.written)
         try:
             if self.written:
                 await self._ledger.mark_dirty(
@@ -102,31 +116,39 @@ async def _forget(ledger: CopyLedger, beginning: asyncio.Future[CopySnapshot]) -
         return
 
 
-@asynccontextmanager
-async def open_copy(
-    ledger: CopyLedger, roles: Roles, collection: str, *, under_hold: bool
-) -> AsyncIterator[OpenCopy]:
-    """Take a snapshot, check the roles under it, and give up cleanly on any failure.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyDesk:
+    """Where copies are opened: the ledger, and what this process has sent and not heard of."""
 
-    With a copying snapshot open the primary cannot be swapped, so the roles that are checked here
-    hold until the copy ends.
+    ledger: CopyLedger
+    late: LateWrites
 
-    Raises:
-        RolesChanged: the roles are not those the copier was made for.
-        Held: writes are held and `under_hold` is False.
-        Unavailable: the copy took longer than a snapshot may be used.
-    """
-    copy = OpenCopy(ledger, roles, await _begin(ledger, collection))
-    try:
-        async with asyncio.timeout(COPY_S_MAX) as limit:
-            await copy.require_roles(under_hold=under_hold)
-            yield copy
-    except BaseException as error:
-        await to_the_end(copy.give_up(), deadline_s=GIVE_UP_S_MAX)
-        if isinstance(error, TimeoutError) and limit.expired():
-            raise Unavailable(
-                f"A batch of {collection} took longer than {COPY_S_MAX:.0f} s.",
-                where="reconciler",
-                hint="Use smaller batches (reconcile.batch_rows).",
-            ) from error
-        raise
+    @asynccontextmanager
+    async def open(
+        self, roles: Roles, collection: str, *, under_hold: bool
+    ) -> AsyncIterator[OpenCopy]:
+        """Take a snapshot, check the roles under it, and give up cleanly on any failure.
+
+        With a copying snapshot open the primary cannot be swapped, so the roles that are checked
+        here hold until the copy ends.
+
+        Raises:
+            RolesChanged: the roles are not those the copier was made for.
+            Held: writes are held and `under_hold` is False.
+            TooSlow: the copy took longer than a snapshot may be used.
+        """
+        snapshot = await _begin(self.ledger, collection)
+        copy = OpenCopy(self.ledger, roles, snapshot, self.late)
+        try:
+            async with asyncio.timeout(COPY_S_MAX) as limit:
+                await copy.require_roles(under_hold=under_hold)
+                yield copy
+        except BaseException as error:
+            await to_the_end(copy.give_up(), deadline_s=GIVE_UP_S_MAX)
+            if isinstance(error, TimeoutError) and limit.expired():
+                raise TooSlow(
+                    f"A batch of {collection} took longer than {COPY_S_MAX:.0f} s.",
+                    where="reconciler",
+                    hint="Use smaller batches (reconcile.batch_rows).",
+                ) from error
+            raise

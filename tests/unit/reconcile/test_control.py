@@ -29,6 +29,12 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0)
 
 
+async def heartbeat() -> None:
+    """Let the runner's heartbeat come by."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("wanted", [JobState.PAUSED, JobState.CANCELLED])
 async def test_a_running_job_obeys_between_two_batches(rig: Rig, wanted: JobState) -> None:
     reconciler = rig.reconciler()
@@ -36,8 +42,7 @@ async def test_a_running_job_obeys_between_two_batches(rig: Rig, wanted: JobStat
 
     async def ask() -> None:
         await rig.ledger.want(job.job_id, wanted)
-        for _ in range(20):  # let the heartbeat come by
-            await asyncio.sleep(0)
+        await heartbeat()
 
     rig.at(Step.READ, ask)
     ended = await reconciler.run_job(job.job_id)
@@ -138,8 +143,7 @@ async def test_a_runner_whose_lease_was_taken_over_stops(rig: Rig) -> None:
         (job,) = await rig.ledger.jobs()
         rig.ledger.state.job_leases[job.job_id] = 0.0
         await rig.ledger.claim_job(job.job_id, owner="other", lease_s=1e6)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await heartbeat()
 
     rig.at(Step.READ, lose)
     with pytest.raises(LeaseLost):
@@ -310,13 +314,11 @@ async def test_a_backfill_obeys_its_rate() -> None:
     for rate in (0, 1):
         rig = await Rig().start()
         await rig.fill(80)
-        # A long lease: the heartbeat's own sleeps move this clock too.
-        reconciler = rig.reconciler(lease_s=600)
-        job = await reconciler.run_once(JobKind.BACKFILL, {"rows_per_s_max": rate})
+        job = await rig.run(JobKind.BACKFILL, rows_per_s_max=rate)
         assert job.state is JobState.DONE, job.error
-        took[rate] = sum(delay_s for delay_s in rig.clock.slept if delay_s <= 0.5)
+        took[rate] = rig.clock.passed_s
     assert took[1] >= 60
-    assert took[0] < 5
+    assert took[0] < 30
 
 
 async def test_a_slow_primary_slows_the_backfill_down(rig: Rig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 
 from proxy.errors import Ambiguous
 from proxy.ledger.types import JobKind, JobState, Phase
-from proxy.model import Key, Write
+from proxy.model import Key, Record, Write, WriteOp
 from reconcile.letters import DeadLetters
+from reconcile.ranges import scope_of
 from reconcile.snapshot import Step
+from reconcile.writing import full_write
 from tests.doc_server import delete, document, source
 from tests.unit.reconcile.support import Rig, Wrapped, doc
 
@@ -154,7 +157,50 @@ async def test_a_write_that_ended_on_one_store_only_is_repaired_from_the_primary
     assert (await rig.records("new", "documents"))[doc(4)].fields["content"] == "About 00004.html"
 
 
-async def test_a_load_of_unknown_outcome_leaves_its_rows_dirty_or_repeats_them(rig: Rig) -> None:
+@pytest.mark.parametrize("lands_s", [0.0, 4.0])
+async def test_a_copy_that_was_given_up_and_lands_late_overtakes_nothing(
+    rig: Rig, lands_s: float
+) -> None:
+    """The first load of the documents times out, and its rows land some seconds later."""
+    await rig.fill(9)
+    late: list[Record] = []
+    sleep = rig.clock.sleep
+
+    async def load(collection: str, target: Any, chunks: Any, **kwargs: Any) -> Any:
+        if collection == "documents" and not late:
+            late.extend((await rig.records("old", "documents")).values())
+            rig.clock.sleep = land_then(rig.clock.passed_s + lands_s)  # type: ignore[method-assign]
+            raise Ambiguous("no answer in time", where="new", timed_out=True)
+        return await rig.new.bulk_load(collection, target, chunks, **kwargs)
+
+    def land_then(at_s: float) -> Any:
+        async def slept(delay_s: float) -> None:
+            await sleep(delay_s)
+            if rig.clock.passed_s >= at_s and late:
+                writes = [full_write(scope, record, WriteOp.UPSERT) for record in late]
+                late.clear()
+                await rig.new.apply(writes, atomic=False, deadline_s=1)
+                late.append(NEVER)
+
+        return slept
+
+    scope = scope_of("documents", rig.old.schema, rig.new.schema)
+    rig.stores["new"] = Wrapped(rig.new, bulk_load=load)
+
+    async def live() -> None:
+        await rig.write(delete("documents", doc(4)), changed(5))
+
+    rig.at(Step.FINISHED, _nothing, live)
+    job = await rig.run(JobKind.BACKFILL)
+    assert job.state is JobState.DONE, job.error
+    assert late == [NEVER]
+    await _settled_and_equal(rig)
+
+
+NEVER = Record(collection="documents", key=("rust", "", ""), fields={})
+
+
+async def test_a_load_that_landed_without_an_answer_is_recognised(rig: Rig) -> None:
     await rig.fill(9)
     lost = 0
 
@@ -170,6 +216,29 @@ async def test_a_load_of_unknown_outcome_leaves_its_rows_dirty_or_repeats_them(r
     rig.stores["new"] = Wrapped(rig.new, bulk_load=lose)
     job = await rig.run(JobKind.BACKFILL)
     assert job.state is JobState.DONE, job.error
+    assert job.summary["still_dirty"] == 0
+    await _settled_and_equal(rig)
+
+
+async def test_a_batch_that_does_not_end_in_time_is_tried_smaller(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconcile.snapshot.COPY_S_MAX", 0.1)
+    await rig.fill(40)
+    sizes: list[int] = []
+
+    async def load(collection: str, target: Any, chunks: Any, **kwargs: Any) -> Any:
+        loaded = await rig.new.bulk_load(collection, target, chunks, **kwargs)
+        sizes.append(loaded)
+        if loaded > 4:
+            await asyncio.Event().wait()  # cancelled by the copy's own limit
+        return loaded
+
+    rig.stores["new"] = Wrapped(rig.new, bulk_load=load)
+    job = await rig.run(JobKind.BACKFILL)
+    assert job.state is JobState.DONE, job.error
+    assert max(sizes) == 10
+    assert len([size for size in sizes if size > 4]) < 8
     await _settled_and_equal(rig)
 
 

@@ -101,12 +101,22 @@ def test_batches_grow_carefully_and_shrink_at_once() -> None:
     limits = []
     for _ in range(4):
         limits.append(size.limit())
-        size = size.after(size.limit(), size.limit() * 100)
+        size = size.after(size.limit(), size.limit() * 100, 0.0)
     assert limits == [128, 512, 2000, 2000]
-    size = size.after(2000, 2000 * 100_000)  # rows became large
+    size = size.after(2000, 2000 * 100_000, 0.0)  # rows became large
     assert size.limit() == 10
-    assert size.after(10, 10 * 10_000_000).limit() == 1
-    assert size.after(0, 0) == size
+    assert size.after(10, 10 * 10_000_000, 0.0).limit() == 1
+    assert size.after(0, 0, 0.0) == size
+
+
+def test_batches_are_small_enough_to_end_soon() -> None:
+    size = BatchSize(rows_max=2000, bytes_max=10**9, last=2000)
+    assert size.after(2000, 2000, 0.5).limit() == 2000
+    assert size.after(2000, 2000, 20.0).limit() == 200  # an index on the target: 100 rows/s
+    assert size.after(2000, 2000, 10**6).limit() == 1
+    size = size.too_slow()
+    assert size.limit() == 62 * 4
+    assert BatchSize(rows_max=1, bytes_max=1).too_slow().limit() == 1
 
 
 @given(
