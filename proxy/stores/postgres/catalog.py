@@ -44,11 +44,14 @@ class TableInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """The tables of the layouts that exist, by the layout's name for them."""
+    """The tables of the layouts that exist, by the layout's name for them.
+
+    `vector` is the version of the extension, () if it is not installed.
+    """
 
     tables: Mapping[str, TableInfo] = field(default_factory=dict)
     encoding: str = ""
-    has_vector: bool = False
+    vector: tuple[int, ...] = ()
 
 
 _TABLES = """
@@ -84,7 +87,10 @@ WHERE i.indrelid::int8 = ANY($1::int8[]) AND i.indisunique AND i.indisvalid
   AND i.indpred IS NULL AND i.indexprs IS NULL
 GROUP BY i.indexrelid, i.indrelid
 """
-_DATABASE = "SELECT current_setting('server_encoding'), to_regtype('vector') IS NOT NULL"
+_DATABASE = """
+SELECT current_setting('server_encoding'),
+       coalesce((SELECT extversion FROM pg_extension WHERE extname = 'vector'), '')
+"""
 
 _BYTE_ORDERED = frozenset({"C", "POSIX", "C.UTF-8", "C.UTF8", "C.utf8", "ucs_basic", "PG_C_UTF8"})
 
@@ -102,7 +108,7 @@ async def read_catalog(connection: Connection, tables: Iterable[str]) -> Catalog
     oids = [oid for oid, _ in found.values()]
     cursor = await connection.execute(_DATABASE)
     row = await cursor.fetchone()
-    encoding, has_vector = row if row else ("", False)
+    encoding, version = row if row else ("", "")
     columns: dict[int, dict[str, ColumnInfo]] = {oid: {} for oid in oids}
     cursor = await connection.execute(_COLUMNS, [oids])
     for (
@@ -138,7 +144,7 @@ async def read_catalog(connection: Connection, tables: Iterable[str]) -> Catalog
             for name, (oid, rows) in found.items()
         },
         encoding=encoding,
-        has_vector=has_vector,
+        vector=tuple(int(part) for part in version.split(".") if part.isdigit()),
     )
 
 

@@ -19,6 +19,7 @@ _RIGHTS = """
 SELECT array_agg(right_) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r(right_)
 WHERE NOT has_table_privilege($1::int8::oid, right_)
 """
+_VECTOR_MIN = (0, 8)
 
 
 async def check_schema(
@@ -36,8 +37,12 @@ async def check_schema(
             "digests compare UTF-8 texts; only a UTF8 database can be verified",
         )
     vectors = any(schema.collections[name].vector is not None for name in schema.layouts)
-    if vectors and not catalog.has_vector:
+    if vectors and not catalog.vector:
         complain("the extension vector is missing", "run CREATE EXTENSION vector")
+    elif catalog.vector < _VECTOR_MIN and any(x.index for x in schema.layouts.values()):
+        shown = ".".join(map(str, catalog.vector))
+        hint = "ALTER EXTENSION vector UPDATE: 0.8 scans an index until a filter is satisfied"
+        complain(f"the extension vector is of version {shown}, not 0.8 or later", hint)
     for name, layout in schema.layouts.items():
         info = catalog.tables.get(layout.table)
         if info is None:

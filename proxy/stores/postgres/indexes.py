@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
+import psycopg
+
 from proxy.errors import Reason, Rejected
 from proxy.layouts import IndexSpec
 from proxy.model import Metric
 from proxy.stores.base import IndexState
 from proxy.stores.postgres.connection import Connection
+from proxy.stores.postgres.reads import row_estimate
 from proxy.stores.postgres.table import Table, identifier
+
+_log = logging.getLogger(__name__)
 
 _OPERATOR_CLASS = {Metric.COSINE: "cosine_ops", Metric.DOT: "ip_ops", Metric.L2: "l2_ops"}
 _STATE = """
@@ -18,11 +25,12 @@ SELECT i.indisvalid AND i.indisready, pg_get_indexdef(i.indexrelid),
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = $1::int8::oid AND c.relname = $2
 """
-_MEMORY_SHARE = (
-    "SELECT set_config('maintenance_work_mem', greatest("
-    "pg_size_bytes(current_setting('maintenance_work_mem')), $1::int8)::text || 'B', false)"
-)
-_BUILD_MEMORY_BYTES = 1 << 30
+_MEMORY = """
+SELECT set_config('maintenance_work_mem', greatest(
+    pg_size_bytes(current_setting('maintenance_work_mem')), $1::int8)::text || 'B', false)
+"""
+_BUILD_MEMORY_MIN = 64 << 20
+_BUILD_MEMORY_MAX = 2 << 30
 
 
 async def index_ready(connection: Connection, table: Table, index: IndexSpec) -> bool:
@@ -73,12 +81,36 @@ async def build_index(connection: Connection, table: Table, index: IndexSpec) ->
     if state.ready:
         return
     await connection.execute("SET statement_timeout = 0")
-    await connection.execute(_MEMORY_SHARE, [_BUILD_MEMORY_BYTES])
+    # A table that was just loaded has no statistics yet; readers need them as much as the build.
+    await connection.execute(f"ANALYZE {table.relation}")
+    await connection.execute(_MEMORY, [await _memory_bytes(connection, table, index)])
     if state.exists:
-        schema = ".".join(table.relation.split(".")[:-1])
-        qualified = f"{schema}.{identifier(index.name)}" if schema else identifier(index.name)
-        await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {qualified}")
-    await connection.execute(_definition(table, index))
+        await _drop(connection, table, index)
+    try:
+        await connection.execute(_definition(table, index))
+    except (psycopg.errors.DiskFull, psycopg.errors.OutOfMemory) as error:
+        # A parallel build takes all its memory at once, as shared memory, of which containers
+        # have little; one process takes its own, as it goes.
+        _log.warning("building %s again without parallel workers: %s", index.name, error)
+        await connection.execute("SET max_parallel_maintenance_workers = 0")
+        await _drop(connection, table, index)
+        await connection.execute(_definition(table, index))
+
+
+async def _memory_bytes(connection: Connection, table: Table, index: IndexSpec) -> int:
+    """Return what the graph needs to be built in memory, within limits."""
+    rows = await row_estimate(connection, table)
+    dim = table.spec.vector.dim if table.spec.vector is not None else 0
+    width = 2 if index.cast == "halfvec" else 4
+    needed = int(1.2 * rows * (dim * width + 24 * index.m + 128))
+    return min(max(needed, _BUILD_MEMORY_MIN), _BUILD_MEMORY_MAX)
+
+
+async def _drop(connection: Connection, table: Table, index: IndexSpec) -> None:
+    """Drop what an interrupted build left behind."""
+    schema = table.relation.rpartition(".")[0]
+    name = f"{schema}.{identifier(index.name)}" if schema else identifier(index.name)
+    await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
 
 
 def _definition(table: Table, index: IndexSpec) -> str:
