@@ -65,6 +65,7 @@ async def run(options: DemoOptions, *, as_json: bool = False) -> int:
         return await work
     except asyncio.CancelledError:
         if interrupted.is_set():
+            narrator.warn("Interrupted; everything that was started is stopped and removed.")
             return _INTERRUPTED
         raise
     finally:
