@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -23,9 +23,11 @@ from tests.faults.harness.waiting import until
 pytestmark = pytest.mark.faults
 
 KILLS = 10
-SWAPS = 2
-"""Swaps of the primary that are hoped for; the killing goes on for them, but not for ever."""
-HOPE_S = 20.0
+TRUCE_S = 3.0
+FIRST_TRUCE_S = 15.0
+"""How long the replicas are left alone now and then, so that a swap can get through."""
+WAR_CALLS = 300
+"""Calls of clients between two truces."""
 TIMES = {
     "ledger": {"lease_s": 1.5},
     "switch": {"drain_timeout_s": 2.0},
@@ -47,6 +49,7 @@ class Town:
     live: dict[str, Replica] = field(default_factory=dict)
     kills: dict[str, int] = field(default_factory=dict)
     steps: list[str] = field(default_factory=list)
+    war: asyncio.Event = field(default_factory=asyncio.Event)
 
     def clients(self) -> dict[str, AsyncClient]:
         """Return a client of each replica that serves."""
@@ -63,16 +66,15 @@ class Town:
     async def torment(self, name: str, start: Callable[[], Awaitable[Process]]) -> Process:
         """Kill a process again and again, now and then before it serves; leave one running."""
         process = await start()
-        hope_ends_s = time.monotonic() + HOPE_S
-        while self.kills.get(name, 0) < KILLS or (
-            self.steps.count(Phase.NEW_PRIMARY.value) < SWAPS and time.monotonic() < hope_ends_s
-        ):
-            early = self.rng.random() < 0.15
+        while self.kills.get(name, 0) < KILLS:
+            early = self.rng.random() < 0.2
             if early:
                 await self._after_calls(self.rng.randrange(10, 40))
             else:
                 await self._up(name, process)
-                await self._after_calls(self.rng.randrange(20, 150))
+                await self._after_calls(self.rng.randrange(10, 80))
+            if name != "reconcile":
+                await self.war.wait()
             self.live.pop(name, None)
             await process.kill()
             self.kills[name] = self.kills.get(name, 0) + 1
@@ -84,6 +86,26 @@ class Town:
         await process.ready()
         if process.address:
             self.live[name] = await self.scene.clients(process)
+
+    async def truces(self, done: asyncio.Event) -> None:
+        """Leave the replicas alone now and then until a swap got through, or for some seconds."""
+        assert self.load is not None
+        while not done.is_set():
+            target = self.load.calls + WAR_CALLS
+            while self.load.calls < target and not done.is_set():
+                await asyncio.sleep(0.05)
+            self.war.clear()
+            swaps = self.swaps
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TRUCE_S if swaps else FIRST_TRUCE_S):
+                    while self.swaps == swaps:
+                        await asyncio.sleep(0.05)
+            self.war.set()
+
+    @property
+    def swaps(self) -> int:
+        """Swaps to the new store that got through."""
+        return self.steps.count(Phase.NEW_PRIMARY.value)
 
     async def _after_calls(self, count: int) -> None:
         """Wait until clients have made more calls, or no replica is there to take them."""
@@ -105,7 +127,9 @@ async def walk(town: Town, done: asyncio.Event) -> None:
                 await replica.control.set_traffic(
                     town.rng.choice([20.0, 60.0, 100.0]), actor=ACTOR, reason="walk", force=True
                 )
-                target = town.rng.choice([Phase.NEW_PRIMARY, Phase.NEW_PRIMARY, Phase.DUAL_WRITE])
+                back = town.steps[-2:] == [Phase.NEW_PRIMARY.value, Phase.RAMP.value]
+                target = town.rng.choice([Phase.NEW_PRIMARY, Phase.DUAL_WRITE])
+                target = target if back else Phase.NEW_PRIMARY
             else:
                 target = Phase.SHADOW if now is Phase.DUAL_WRITE else Phase.RAMP
             change = await replica.control.change_phase(
@@ -152,8 +176,11 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
     over = asyncio.Event()
 
     async def walk_when_filled() -> None:
+        town.war.set()
         await finished_backfill(town, backfill.job_id)
-        await walk(town, over)
+        async with asyncio.TaskGroup() as walking:
+            walking.create_task(walk(town, over))
+            walking.create_task(town.truces(over))
 
     async with asyncio.TaskGroup() as group:
         group.create_task(load.run(workers=6))
@@ -179,6 +206,7 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
     stale = list(load.oracle.stale_reads())
     assert not stale, f"seed {seed}: {len(stale)} stale reads\n" + "\n".join(stale[:5])
     assert load.oracle.acknowledged > 200
+    assert town.swaps, "a swap should have got through in a truce"
     verified = await scene.job(town.live["a"], JobKind.VERIFY, {"report_only": True})
     counts = {name: verified.summary[name] for name in ("mismatched", "missing", "extra")}
     assert verified.state is JobState.DONE
