@@ -82,7 +82,7 @@ class Migration:
         await self._check(dsns)
 
     async def _load(self, dsns: Databases) -> None:
-        async with self.narrator.step("load", "the old database, as the application left it"):
+        async with self.narrator.step("load", "the old database"):
             await asyncio.to_thread(create_schemas, dsns.old, dsns.new)
             await asyncio.to_thread(load_old, dsns.old, self.corpus.documents)
 
@@ -133,7 +133,7 @@ class Migration:
         self, household: Household, child: Child, listening: asyncio.Task[None], account: Path
     ) -> None:
         """Stop the clients and read what they did."""
-        async with self.narrator.step("clients", "finish what they are doing and stop"):
+        async with self.narrator.step("clients", "finish and stop"):
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
             await _stop_clients(household, child)
@@ -141,7 +141,7 @@ class Migration:
 
     async def _first_counts(self, child: Child) -> None:
         self.narrator.doing("live clients: starting")
-        async with self.narrator.step("clients", "write, delete, read and search from now on"):
+        async with self.narrator.step("clients", "write, read and search from now on"):
             await _line(child)
 
     async def _listen(self, child: Child) -> None:
@@ -153,7 +153,7 @@ class Migration:
     async def _settle_down(self, control: ControlClient) -> None:
         """Wait until no write is open and no key is dirty: then both stores must be equal."""
         deadline_s = time.monotonic() + _QUIET_S
-        async with self.narrator.step("settle", "until no write is open and no key is dirty"):
+        async with self.narrator.step("settle", "no write open, no key dirty"):
             while time.monotonic() < deadline_s:
                 status = await control.status()
                 if not status.unsettled and not sum(status.dirty.values()):
@@ -165,7 +165,7 @@ class Migration:
 
     async def _check(self, dsns: Databases) -> None:
         findings = self.findings
-        async with self.narrator.step("check", "every row, straight from PostgreSQL") as note:
+        async with self.narrator.step("check", "straight from PostgreSQL") as note:
             contents = await asyncio.to_thread(read_contents, dsns.old, dsns.new)
             findings.rows = {"old": contents.rows("old"), "new": contents.rows("new")}
             findings.matched, findings.differences = compare(contents, primary="new")

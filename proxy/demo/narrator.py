@@ -14,7 +14,7 @@ from rich.table import Table
 
 from proxy.model import JsonValue
 
-_NAME_WIDTH = 22
+_NAME_WIDTH = 17
 
 
 @dataclass(slots=True)
@@ -69,11 +69,16 @@ class Narrator:
             self._status = None
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; the last columns are numbers if the first row says so."""
+        """Print a table; a column is set to the right if its first cell is a number."""
         table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
         for position, column in enumerate(columns):
             number = bool(rows) and rows[0][position][:1].isdigit()
-            table.add_column(column, justify="right" if number else "left", overflow="fold")
+            table.add_column(
+                column,
+                justify="right" if number else "left",
+                overflow="fold",
+                no_wrap=position > 0,  # the first one, which names things, makes room for the rest
+            )
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         self.console.print(table)
@@ -101,9 +106,8 @@ class Narrator:
 
 def told(summary: Mapping[str, JsonValue]) -> str:
     """Return the gist of a job's summary in a few words."""
-    names = ("rows", "matched", "mismatched", "missing", "extra", "in_flight")
-    parts = [f"{name} {summary[name]}" for name in names if name in summary]
-    rate = summary.get("rate_rows_per_s")
-    if isinstance(rate, int | float):
-        parts.append(f"{rate:,.0f} rows/s")
-    return ", ".join(parts)
+    if "matched" in summary:
+        names = ("mismatched", "missing", "extra", "in_flight")
+        found = [f"{summary[name]} {name.replace('_', ' ')}" for name in names if summary.get(name)]
+        return ", ".join([f"{summary['matched']} rows equal", *(found or ["none differs"])])
+    return f"{summary.get('rows')} rows copied, index built"

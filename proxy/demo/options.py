@@ -75,7 +75,7 @@ def pace_of(options: DemoOptions) -> Pace:
         # So few documents are scanned on both stores: the ratio of two equal scans is noise.
         latency_ratio_max=10.0,
         shadow_timeout_s=30.0,
-        writes_per_s=60.0,
+        writes_per_s=40.0,
         searches_per_s=20.0,
         live_writes_min=100,
     )

@@ -127,7 +127,7 @@ def named_rows(findings: Findings) -> list[tuple[str, str, str, str]]:
     kinds: dict[tuple[str, str], str] = {}
     for item in findings.differences:
         place = (item.collection, encode_key(item.key))
-        rows.setdefault(place, []).append("independent check")
+        rows.setdefault(place, []).append("check")
         kinds[place] = item.kind
     for place, kind in verify_rows(findings.verify):
         rows.setdefault(place, []).insert(0, "verify")

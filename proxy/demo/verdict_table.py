@@ -51,7 +51,7 @@ def _counts(report: Mapping[str, JsonValue], pace: Pace) -> list[tuple[str, str,
     live = int(str(report["live_writes"]))
     rows = [
         (
-            "live writes acknowledged",
+            "live writes",
             f"{live:,}",
             f"> {pace.live_writes_min:,}",
             _mark(live >= pace.live_writes_min),
@@ -69,7 +69,7 @@ def _swaps(report: Mapping[str, JsonValue], pace: Pace) -> list[tuple[str, str, 
         stall_ms = float(swap["stall_ms"])
         rows.append(
             (
-                f"longest write at the swap to {swap['to']}",
+                f"longest write, swap to {swap['to']}",
                 f"{stall_ms:.1f} ms",
                 f"< {pace.stall_ms_max:.0f} ms",
                 _mark(stall_ms < pace.stall_ms_max),
@@ -82,10 +82,10 @@ def _phases(report: Mapping[str, JsonValue]) -> list[tuple[str, str, str, str]]:
     phases = report["phases"]
     return [
         (
-            f"search in {phase['phase']}",
-            f"p50 {phase['search_p50_ms']:.1f} ms, p95 {phase['search_p95_ms']:.1f} ms",
+            f"search in {phase['phase']}, p50/p95",
+            f"{phase['search_p50_ms']:.1f} / {phase['search_p95_ms']:.1f} ms",
             "",
-            f"{phase['searches']} searches, {phase['writes']} writes",
+            f"of {phase['searches']}",
         )
         for phase in (phases if isinstance(phases, list) else [])
     ]
@@ -94,7 +94,7 @@ def _phases(report: Mapping[str, JsonValue]) -> list[tuple[str, str, str, str]]:
 def _spoiled(findings: Findings) -> list[tuple[str, str, str, str]]:
     """Name the rows that differ, with the key, so that a person can look at each."""
     return [
-        (f"{kind}: {collection}", key, "equal on both", f"✗ found by {finders}")
+        (f"{kind}: {collection} {key}", finders, "no row", "✗")
         for kind, collection, key, finders in named_rows(findings)[:_ROWS_MAX]
     ]
 

@@ -73,7 +73,7 @@ async def _walk(stage: Stage) -> None:
     timeline = stage.findings.timeline
     timeline.enter("old_only")
     await _dwell(stage)
-    await _phase(stage, Phase.DUAL_WRITE, "both stores are written; the old one answers")
+    await _phase(stage, Phase.DUAL_WRITE, "both stores are written")
     timeline.enter("dual_write")
     await _dwell(stage)
     timeline.enter("backfill")
@@ -81,7 +81,7 @@ async def _walk(stage: Stage) -> None:
     await _note_index(stage)
     timeline.enter("verify")
     await _job(stage, JobKind.VERIFY)
-    await _phase(stage, Phase.SHADOW, "every read is repeated on the new store and compared")
+    await _phase(stage, Phase.SHADOW, "reads are repeated and compared")
     timeline.enter("shadow")
     await _dwell(stage)
     await _ready(stage, Phase.RAMP, timeout_s=stage.pace.shadow_timeout_s)
@@ -90,16 +90,16 @@ async def _walk(stage: Stage) -> None:
         await _traffic(stage, percent)
         timeline.enter(f"ramp {percent:g}%")
         await _dwell(stage)
-    await _swap(stage, Phase.NEW_PRIMARY, "the new store is the truth; the old one is kept equal")
+    await _swap(stage, Phase.NEW_PRIMARY, "cutover")
     timeline.enter("new_primary")
     await _dwell(stage)
-    await _swap(stage, Phase.RAMP, "back: the old store is the truth again, nothing is lost")
+    await _swap(stage, Phase.RAMP, "rollback")
     timeline.enter("rollback")
     await _dwell(stage)
     await _job(stage, JobKind.VERIFY)
     await _traffic(stage, 100.0)
     await _ready(stage, Phase.NEW_PRIMARY, timeout_s=_READY_S)
-    await _swap(stage, Phase.NEW_PRIMARY, "and there again")
+    await _swap(stage, Phase.NEW_PRIMARY, "cutover again")
     timeline.enter("new_primary again")
     await _dwell(stage)
     await _final_verify(stage)
@@ -138,7 +138,7 @@ async def _phase(stage: Stage, target: Phase, meaning: str) -> Change:
     async with stage.narrator.step(f"phase {target.value}", meaning) as note:
         change = await stage.control.change_phase(target, actor=_ACTOR, reason=meaning)
         _must_apply(change, f"The step to {target.value}")
-        note(change.message)
+        note(f"writes held {change.stall_ms:.0f} ms" if change.stall_ms else "")
     return change
 
 
@@ -171,11 +171,10 @@ async def _traffic(stage: Stage, percent: float) -> None:
         lambda: stage.control.set_traffic(percent, actor=_ACTOR, dry_run=True),
         timeout_s=_READY_S,
     )
-    meaning = f"{percent:g} % of the tenants read from the new store"
-    async with stage.narrator.step(f"traffic {percent:g} %", meaning) as note:
+    meaning = "of the tenants read from the new store"
+    async with stage.narrator.step(f"traffic {percent:g} %", meaning):
         change = await stage.control.set_traffic(percent, actor=_ACTOR, reason=meaning)
         _must_apply(change, f"Traffic of {percent:g} %")
-        note(change.message)
 
 
 async def _ready(stage: Stage, target: Phase, *, timeout_s: float) -> None:
@@ -207,7 +206,7 @@ async def _until_allowed(
 async def _job(stage: Stage, kind: JobKind, *options: str, may_differ: bool = False) -> Job:
     """Run one job to its end in a process of its own, as a cron job would."""
     command = ["-m", "proxy.cli.main", kind.value, "--config", stage.config, "--json", *options]
-    async with stage.narrator.step(kind.value, "in its own process, beside live traffic") as note:
+    async with stage.narrator.step(kind.value, "") as note:
         ended = await stage.household.run(f"crossfade-{kind.value}", command, timeout_s=_COMMAND_S)
         jobs = [job for job in await stage.control.jobs() if job.kind is kind]
         newest = max(jobs, key=lambda job: job.job_id, default=None)

@@ -140,7 +140,7 @@ def test_an_interrupted_demo_leaves_no_process_and_no_directory(
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="")
-            if "write, delete, read and search" in line:
+            if "write, read and search" in line:
                 break
         assert descendants_in(scratch), "the demo runs in its own directory"
         process.send_signal(kind)

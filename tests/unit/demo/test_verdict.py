@@ -146,7 +146,7 @@ def test_a_row_is_named_once_with_everybody_who_found_it() -> None:
     }
     assert sorted(named_rows(findings)) == [
         ("extra", "documents", '["rust","tokio","a.html"]', "verify"),
-        ("missing", "documents", '["rust","serde","it\'s.html"]', "verify and independent check"),
+        ("missing", "documents", '["rust","serde","it\'s.html"]', "verify and check"),
     ]
 
 
