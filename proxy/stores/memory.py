@@ -154,8 +154,13 @@ class MemoryStore:
         """Memory orders texts by their bytes."""
         return "C"
 
+    def _check_order(self, order: str) -> None:
+        if order != "C":
+            raise Rejected(f"The {self.name} store orders keys as 'C', not as {order!r}.")
+
     async def split(self, collection: str, *, rows_per_range: int, order: str) -> list[KeyRange]:
         """Cut the collection into ranges of `rows_per_range` rows."""
+        self._check_order(order)
         keys = self._table(collection).keys()
         cuts: list[Key | None] = [*keys[rows_per_range - 1 : -1 : rows_per_range]]
         return [
@@ -168,6 +173,7 @@ class MemoryStore:
         self, collection: str, keys: KeyRange, *, limit: int, order: str, deadline_s: float
     ) -> AsyncIterator[MemoryPage]:
         """Read the first `limit` rows of a range, consistently."""
+        self._check_order(order)
         table = self._table(collection)
         found = table.keys(keys, limit)
         yield MemoryPage(table.spec, [table.records[key] for key in found])
@@ -176,6 +182,7 @@ class MemoryStore:
         self, collection: str, keys: KeyRange, *, order: str, deadline_s: float
     ) -> list[Key]:
         """Return every key of the range, ascending."""
+        self._check_order(order)
         return self._table(collection).keys(keys)
 
     async def digest(
@@ -203,6 +210,7 @@ class MemoryStore:
         deadline_s: float,
     ) -> list[KeyDigest]:
         """Digest each record of the range."""
+        self._check_order(order)
         table = self._table(collection)
         return [
             KeyDigest(key=key, digest=record_digest(table.spec, table.records[key], fields))

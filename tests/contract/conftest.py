@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -43,6 +43,3 @@ async def store(
     await made.open()
     yield made
     await made.close()
-
-
-Pair = Callable[[str], Awaitable[Store]]

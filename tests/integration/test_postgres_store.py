@@ -261,6 +261,44 @@ async def test_a_race_of_child_and_parent_leaves_no_orphan(both: Databases, side
             await done(store, delete("documents", key))
 
 
+async def test_a_parent_outside_the_key_is_checked_where_the_schema_has_no_foreign_key(
+    both: Databases,
+) -> None:
+    both.sql(
+        "new", "ALTER TABLE population_jobs DROP CONSTRAINT population_jobs_crate_config_id_fkey"
+    )
+    schema = schemas()["new"]
+    checked = replace(schema.layouts["population_jobs"], check_parent=True)
+    schema = replace(schema, layouts={**schema.layouts, "population_jobs": checked})
+    store = PostgresStore("new", both.dsns["new"], schema)
+    await store.open()
+
+    async def apply(write: Write) -> Applied:
+        (result,) = await store.apply([write], atomic=False, deadline_s=5)
+        return result.applied
+
+    def job(op: WriteOp, parent: int | None) -> Write:
+        fields = {"crate_config_id": parent, "status": "pending"}
+        return Write(op=op, collection="population_jobs", key=(1,), fields=fields)
+
+    configs = [
+        Write(op=WriteOp.INSERT, collection="crate_configs", key=(n,), fields={"name": f"c{n}"})
+        for n in (1, 2)
+    ]
+    await done(store, *configs)
+    assert await apply(job(WriteOp.INSERT, 7)) is Applied.PARENT_MISSING
+    assert await apply(job(WriteOp.UPSERT, 7)) is Applied.PARENT_MISSING
+    assert await apply(job(WriteOp.INSERT, None)) is Applied.DONE
+    assert await apply(patch("population_jobs", (1,), crate_config_id=7)) is Applied.PARENT_MISSING
+    assert await apply(patch("population_jobs", (1,), crate_config_id=1)) is Applied.DONE
+    assert await apply(patch("population_jobs", (1,), status="running")) is Applied.DONE
+    assert await apply(delete("crate_configs", (1,))) is Applied.HAS_CHILDREN
+    assert await apply(job(WriteOp.UPSERT, 2)) is Applied.DONE
+    assert await apply(delete("crate_configs", (1,))) is Applied.DONE
+    assert await apply(patch("population_jobs", (1,), crate_config_id=None)) is Applied.DONE
+    await store.close()
+
+
 async def test_input_is_never_part_of_a_statement(both: Databases) -> None:
     evil = "'; DROP TABLE documents; -- $1 %s %(x)s \" \\"
     await done(both.new, source(evil), document(evil, name=evil, content=evil))
