@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 
-from proxy.layouts import ColumnKind, Layout
+from proxy.layouts import Layout
 from proxy.model import CollectionSpec, FieldSpec, FieldType, Key, Value
 
 _PYTHON_TYPES: Mapping[FieldType, tuple[type, ...]] = {
@@ -72,13 +72,6 @@ def vector_misfit(spec: CollectionSpec, vector: bytes | None) -> str:
     if len(vector) != 4 * spec.vector.dim:
         return f"the vector has {len(vector) / 4:g} dimensions, not {spec.vector.dim}"
     return ""
-
-
-def needs_parent(layout: Layout) -> bool:
-    """True if the adapter must find the parent before it writes a child."""
-    return layout.check_parent or any(
-        column.kind is ColumnKind.PARENT_ID for column in layout.columns
-    )
 
 
 def parent_key(spec: CollectionSpec, key: Key, fields: Mapping[str, Value]) -> Key | None:
