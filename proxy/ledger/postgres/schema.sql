@@ -169,7 +169,6 @@ LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     found_row record;
-    has_idems boolean := idems IS NOT NULL;
     fresh text[];
 BEGIN
     PERFORM crossfade.enter_shared(migration_number);
@@ -185,7 +184,7 @@ BEGIN
         RETURN QUERY SELECT 'lease', 0::bigint, '', '', '', NULL::jsonb;
         RETURN;
     END IF;
-    IF has_idems THEN
+    IF idems IS NOT NULL THEN
         WITH made AS (
             INSERT INTO crossfade.idempotency AS d (migration, idem, digest, collection, key)
             SELECT migration_number, t.idem, t.digest, t.collection, t.key
@@ -194,6 +193,9 @@ BEGIN
             ON CONFLICT (migration, idem) DO NOTHING
             RETURNING d.idem
         ) SELECT coalesce(array_agg(made.idem), '{}') INTO fresh FROM made;
+    END IF;
+    -- Nearly every key is new: only where one was seen before is there anything to look up.
+    IF cardinality(fresh) < cardinality(array_remove(idems, '')) THEN
         FOR found_row IN
             SELECT t.idem, d.digest <> t.digest AS reused,
                    d.answer IS NULL AND EXISTS (
@@ -231,9 +233,10 @@ BEGIN
     ELSE
         RETURN QUERY
             INSERT INTO crossfade.intents AS i
-                (migration, collection, key, op, replica_id, snapshot)
-            SELECT migration_number, t.collection, t.key, t.op, by_replica, pg_current_snapshot()
-            FROM unnest(collections, keys, ops) AS t (collection, key, op)
+                (migration, collection, key, op, replica_id, idem, snapshot)
+            SELECT migration_number, t.collection, t.key, t.op, by_replica, coalesce(t.idem, ''),
+                   pg_current_snapshot()
+            FROM unnest(collections, keys, ops, idems) AS t (collection, key, op, idem)
             RETURNING 'ok', i.seq, i.collection, i.key, i.snapshot::text, NULL::jsonb;
     END IF;
 END
@@ -247,6 +250,8 @@ CREATE FUNCTION crossfade.settle_intents(
     answer_idems text[], answers text[]
 ) RETURNS void
 LANGUAGE plpgsql AS $$
+DECLARE
+    told jsonb;
 BEGIN
     INSERT INTO crossfade.dirty AS d (migration, collection, key, reason)
     SELECT DISTINCT ON (t.collection, t.key) migration_number, t.collection, t.key,
@@ -267,12 +272,14 @@ BEGIN
     ORDER BY t.collection, t.key
     ON CONFLICT (migration, collection, key)
         DO UPDATE SET xid = pg_current_xact_id(), reason = excluded.reason;
+    -- Written so that the index of open intents cannot serve: by the primary key it is one look-up
+    -- an intent, there it would be one for every intent since the last vacuum.
     UPDATE crossfade.intents i SET settled_xid = pg_current_xact_id()
-        WHERE i.seq = ANY (seqs) AND i.settled_xid IS NULL;
+        WHERE i.seq = ANY (seqs) AND coalesce(i.settled_xid, '0'::xid8) = '0'::xid8;
     IF answer_idems IS NOT NULL THEN
-        UPDATE crossfade.idempotency d SET answer = t.answer::jsonb
-        FROM unnest(answer_idems, answers) AS t (idem, answer)
-        WHERE d.migration = migration_number AND d.idem = t.idem;
+        told := jsonb_object(answer_idems, answers);
+        UPDATE crossfade.idempotency d SET answer = (told ->> d.idem)::jsonb
+        WHERE d.migration = migration_number AND d.idem = ANY (answer_idems);
     END IF;
 END
 $$;
