@@ -63,8 +63,8 @@ class MemoryRouting:
                 f"Not drained: {unsettled} unsettled intents, {len(state.dirty)} dirty keys,"
                 f" {copies} open copies.",
                 reason=Reason.FAILED_PRECONDITION,
-                hint="Run `crossfade repair` and try again; a copy that a killed reconciler left open"
-                " is forgotten within a minute.",
+                hint="Run `crossfade repair` and try again; a copy that a killed reconciler left"
+                " open is forgotten within a minute.",
             )
 
     async def register_replica(

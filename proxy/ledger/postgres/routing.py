@@ -256,8 +256,8 @@ async def _require_drained(connection: Connection, number: int) -> None:
         raise Rejected(
             f"Not drained: {row[0]} unsettled intents, {row[1]} dirty keys, {row[2]} open copies.",
             reason=Reason.FAILED_PRECONDITION,
-            hint="Run `crossfade repair` and try again; a copy that a killed reconciler left open is"
-            " forgotten within a minute.",
+            hint="Run `crossfade repair` and try again; a copy that a killed reconciler left"
+            " open is forgotten within a minute.",
         )
 
 
