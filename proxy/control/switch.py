@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from proxy.clock import Clock
 from proxy.config.settings import SwitchSettings
 from proxy.control.evidence import behind
-from proxy.errors import CrossfadeError, Rejected, StaleEpoch
+from proxy.errors import CrossfadeError, Rejected, StaleEpoch, Unavailable
 from proxy.ledger.base import Ledger
 from proxy.ledger.types import Routing
 from proxy.model import DefaultKind, JsonValue
 from proxy.stores.base import Store
 
 _POLL_S = 0.004
+_ASK_AGAIN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +82,19 @@ class Switch:
         """
         await self._drain()
         await allocator.align_sequences()
-        held = await self._change(routing, replace(routing, hold=True), "hold", order)
         began_s = self._clock.monotonic_s()
+        held = await self._hold(routing, order)
         try:
             changed = await self._swap_held(held, target, order, allocator, source)
         except CrossfadeError as error:
-            released = await self._release(held, routing, order, error)
-            return Switched(
-                applied=False,
-                routing=released,
-                message=f"Not swapped, everything is as it was: {error}",
-                stall_ms=self._since_ms(began_s),
-            )
+            changed = await self._release(held, routing, order, error)
+            if not _in_force(changed, held, target):
+                return Switched(
+                    applied=False,
+                    routing=changed,
+                    message=f"Not swapped, everything is as it was: {error}",
+                    stall_ms=self._since_ms(began_s),
+                )
         except BaseException as error:
             await self._release(held, routing, order, error)
             raise
@@ -100,6 +102,16 @@ class Switch:
         await self._wait_acknowledged(changed.epoch, self._settings.ack_timeout_s)
         message = f"The {changed.primary} store is primary since epoch {changed.epoch}."
         return Switched(applied=True, routing=changed, message=message, stall_ms=stall_ms)
+
+    async def _hold(self, routing: Routing, order: Order) -> Routing:
+        """Hold new writes; a hold whose answer is lost counts, so that it is released too."""
+        try:
+            return await self._change(routing, replace(routing, hold=True), "hold", order)
+        except Unavailable as error:
+            found = await self._insist(self._ledger.routing, error)
+            if found != replace(routing, epoch=routing.epoch + 1, hold=True):
+                raise
+            return found
 
     async def _swap_held(
         self, held: Routing, target: Routing, order: Order, allocator: Store, source: Store
@@ -124,7 +136,36 @@ class Switch:
     async def _release(
         self, held: Routing, before: Routing, order: Order, error: BaseException
     ) -> Routing:
-        """Let writes go on under the roles they had. Somebody else may have done so already."""
+        """Let writes go on under the roles they had. Somebody else may have done so already.
+
+        The answer to the hold or to the swap may have been lost: the routing that is returned
+        tells what came of it.
+        """
+
+        async def release() -> Routing:
+            return await self._try_release(held, before, order, error)
+
+        return await self._insist(release, error)
+
+    async def _insist(self, ask: Callable[[], Awaitable[Routing]], error: BaseException) -> Routing:
+        """Ask the ledger until it answers, for as long as a drain may take."""
+        deadline_s = self._clock.monotonic_s() + self._settings.drain_timeout_s
+        while True:
+            try:
+                return await ask()
+            except Unavailable as unavailable:
+                if self._clock.monotonic_s() >= deadline_s:
+                    raise Unavailable(
+                        f"What came of the swap is not known: {unavailable.message}",
+                        where="ledger",
+                        hint="Look at `crossfade status`; a hold that was left behind is released"
+                        " by any replica after writes.hold_max_s.",
+                    ) from error
+                await self._clock.sleep(_ASK_AGAIN_S)
+
+    async def _try_release(
+        self, held: Routing, before: Routing, order: Order, error: BaseException
+    ) -> Routing:
         detail: dict[str, JsonValue] = {**order.detail, "error": str(error)}
         try:
             return await self._ledger.change_routing(
@@ -163,6 +204,14 @@ class Switch:
 
     def _since_ms(self, began_s: float) -> float:
         return (self._clock.monotonic_s() - began_s) * 1000.0
+
+
+def _in_force(routing: Routing, held: Routing, target: Routing) -> bool:
+    """True if the swap was made although its answer was lost."""
+    return routing.epoch > held.epoch and (routing.phase, routing.primary) == (
+        target.phase,
+        target.primary,
+    )
 
 
 async def _carry_sequences(source: Store, allocator: Store) -> None:

@@ -15,8 +15,9 @@ from proxy.control.preconditions import JudgeSettings
 from proxy.control.service import ControlParts, ControlService
 from proxy.control.switch import Switch, release_forgotten_hold
 from proxy.controlplane import Precondition
-from proxy.errors import Reason, Rejected
-from proxy.ledger.types import JobKind, JobState, Phase
+from proxy.errors import Reason, Rejected, Unavailable
+from proxy.ledger.memory import MemoryLedger
+from proxy.ledger.types import JobKind, JobState, Phase, Routing
 from proxy.model import JsonValue, Key, Write, WriteOp
 from proxy.routing.phases import ORDER, allowed_targets, step
 from proxy.stores.breaker import Breaker
@@ -324,3 +325,44 @@ async def test_traffic_does_not_change_under_a_hold_so_that_it_is_released() -> 
         with pytest.raises(Rejected, match="swap is under way"):
             await service.set_traffic(50, dry_run=False, force=True, actor="me", reason="now")
         assert (await rig.ledger.routing()).epoch == held.epoch
+
+
+class Deaf(MemoryLedger):
+    """Loses the answer to one change of routing, of the kind that a test names."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.lose = ""
+        self._change = self.change_routing
+        self.change_routing = self._change_unheard  # type: ignore[method-assign]
+
+    async def _change_unheard(self, *args: Any, **options: Any) -> Routing:
+        changed = await self._change(*args, **options)
+        if options["kind"] == self.lose:
+            self.lose = ""
+            raise Unavailable("The answer was lost.", where="ledger")
+        return changed
+
+
+async def test_a_swap_whose_answer_is_lost_is_reported_as_the_swap_it_was() -> None:
+    ledger = Deaf()
+    async with replica(ledger) as rig:
+        service = control(rig)
+        await to_ramp(rig, service)
+        ledger.lose = "swap"
+        done = await change(service, Phase.NEW_PRIMARY)
+        assert done.applied, done.message
+        assert done.routing == await ledger.routing()
+        assert (done.routing.primary, done.routing.hold) == ("new", False)
+
+
+async def test_a_hold_whose_answer_is_lost_does_not_outlive_its_swap() -> None:
+    ledger = Deaf()
+    async with replica(ledger) as rig:
+        service = control(rig)
+        await to_ramp(rig, service)
+        ledger.lose = "hold"
+        done = await change(service, Phase.NEW_PRIMARY)
+        assert done.applied, done.message
+        routing = await ledger.routing()
+        assert (routing.primary, routing.hold) == ("new", False)
