@@ -179,22 +179,20 @@ class ReadPath:
             context,
         )
         deadline_s = self._deadline_s(context)
+        asked = replace(query, projection=_with_order(query))
         began_s = time.perf_counter()
-        records, served = await self._read(
+        rows, served = await self._read(
             routing,
             chosen,
-            lambda store: store.list_records(query, deadline_s=deadline_s),
+            lambda store: store.list_records(asked, deadline_s=deadline_s),
             _Ask(query.collection, context),
         )
+        records = [_project(record, query.projection) or record for record in rows]
         self._tell(routing, served, _reading(context, query, None, records, began_s))
         after: tuple[Value, ...] | None = None
-        if len(records) == query.limit:
-            after = self._continuation(query, records[-1])
-        return Listed(
-            records=[_project(record, query.projection) or record for record in records],
-            next_after=after,
-            served=served,
-        )
+        if len(rows) == query.limit:
+            after = self._continuation(query, rows[-1])
+        return Listed(records=records, next_after=after, served=served)
 
     def _continuation(self, query: ListQuery, last: Record) -> tuple[Value, ...]:
         spec = self._parts.specs[query.collection]
@@ -355,6 +353,15 @@ def _reading(
 
 def _role(routing: Routing, name: str) -> str:
     return "primary" if name == routing.primary else "secondary"
+
+
+def _with_order(query: ListQuery) -> Projection:
+    """What a store is asked for: the next page starts at the values of the last row's order."""
+    projection = query.projection
+    if projection.fields is None:
+        return projection
+    names = (*projection.fields, *(order.field for order in query.order))
+    return replace(projection, fields=tuple(dict.fromkeys(names)))
 
 
 def _project(record: Record | None, projection: Projection) -> Record | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from proxy.errors import Reason, Rejected, Unavailable
 from proxy.ledger.types import Phase
-from proxy.model import Key, Record, Write, WriteOp
+from proxy.model import Key, Record, Value, Write, WriteOp
 from proxy.query import (
     Compare,
     CompareOp,
@@ -144,6 +145,30 @@ async def test_pages_follow_each_other_without_gap_or_repeat(rig: Rig) -> None:
             break
         query = ListQuery(collection="documents", order=query.order, limit=2, after=page.next_after)
     assert len(seen) == len(set(seen)) == 9
+
+
+@pytest.mark.parametrize("descending", [True, False])
+async def test_a_mask_without_the_sort_field_does_not_end_the_pages_early(
+    rig: Rig, descending: bool
+) -> None:
+    for n in range(7):
+        await rig.plane.write(upsert(("rust", "serde", f"n{n}"), token_count=n % 3), context())
+    query = ListQuery(
+        collection="documents",
+        order=(Order(field="token_count", descending=descending),),
+        limit=2,
+        projection=Projection(fields=("content",)),
+    )
+    seen: list[Record] = []
+    after: tuple[Value, ...] | None = None
+    while True:
+        page = await rig.plane.list_records(replace(query, after=after), context())
+        seen.extend(page.records)
+        after = page.next_after
+        if after is None:
+            break
+    assert len(seen) == len({record.key for record in seen}) == 9
+    assert all(set(record.fields) == {"content"} for record in seen)
 
 
 async def test_counts_come_by_group(rig: Rig) -> None:
