@@ -277,6 +277,9 @@ async def test_a_query_that_makes_no_sense_is_rejected(store: Store) -> None:
         await store.count(CountQuery(collection="documents", group_by="metadata"), deadline_s=10)
     with pytest.raises(Rejected, match="sum_field"):
         await store.count(CountQuery(collection="documents", sum_field="content"), deadline_s=10)
+    await fill(store)
+    with pytest.raises(Rejected, match="nonsense"):
+        await listed(store, ListQuery(collection="documents", filter=eq("nonsense", 1)))
     with pytest.raises(Rejected) as caught:
         await listed(store, ListQuery(collection="nowhere"))
     assert caught.value.reason is Reason.NOT_FOUND

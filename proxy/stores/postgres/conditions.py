@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from proxy.filters import unknown_field
 from proxy.model import FieldType, Key, Value
 from proxy.query import (
     And,
@@ -60,7 +61,10 @@ def filter_sql(table: Table, node: Filter, params: Params) -> str:
         return _joined(table, node.parts, " OR ", "false", params)
     if isinstance(node, Not):
         return f"(NOT {filter_sql(table, node.part, params)})"
-    return _leaf(table.fields[node.field], node, params)
+    item = table.fields.get(node.field)
+    if item is None:
+        raise unknown_field(table.spec, node.field)
+    return _leaf(item, node, params)
 
 
 def _joined(table: Table, parts: Sequence[Filter], joint: str, empty: str, params: Params) -> str:
