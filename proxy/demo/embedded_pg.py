@@ -99,6 +99,8 @@ def _made(admin: str, names: tuple[str, ...], kind: str, pid: int | None) -> Ite
 
 
 def _drop(admin: str, names: list[str]) -> None:
+    if not names:
+        return
     with psycopg.connect(admin, autocommit=True, connect_timeout=10) as connection:
         for name in names:
             connection.execute(

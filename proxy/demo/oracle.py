@@ -89,12 +89,9 @@ class Oracle:
         try:
             yield seen
         finally:
-            self._watching[place] = [other for other in self._watching[place] if other is not seen]
-
-    def known(self, collection: str, key: Key) -> Image:
-        """Return the one value a key with a single writer has; None also for an unknown key."""
-        attempts = self._possible.get((collection, key))
-        return attempts[-1].image if attempts else None
+            others = [other for other in self._watching.pop(place) if other is not seen]
+            if others:
+                self._watching[place] = others
 
     def dump(self) -> dict[str, JsonValue]:
         """Return everything as JSON: collection, key text, possible images."""

@@ -44,6 +44,7 @@ async def run(options: DemoOptions, *, as_json: bool = False) -> int:
 
     Raises:
         Rejected: an option or the corpus cannot be used.
+        Unavailable: there is no PostgreSQL to run it on.
     """
     check_kinds(options.damage)
     if not 1 <= options.replicas <= _REPLICAS_MAX:
@@ -105,18 +106,22 @@ async def _run(options: DemoOptions, narrator: Narrator, *, as_json: bool) -> in
 
 
 async def _guarded(migration: Migration, guard: Guard) -> None:
-    """Run it over databases and processes that end with it; an error becomes a finding."""
+    """Run it over databases and processes that end with it; what goes wrong becomes a finding.
+
+    Raises:
+        Unavailable: there is no PostgreSQL to run it on.
+    """
     scratch = migration.scratch
-    try:
-        with databases(scratch / "pg") as dsns:
-            if dsns.server_pid is not None:
-                guard.process(dsns.server_pid, signal.SIGINT)
+    with databases(scratch / "pg") as dsns:
+        if dsns.server_pid is not None:
+            guard.process(dsns.server_pid, signal.SIGINT)
+        try:
             async with Household(logs=scratch / "logs", guard=guard) as household:
                 await migration.run(dsns, household)
-    except (CrossfadeError, CallError) as error:
-        migration.findings.error = str(error)
-    finally:
-        _keep_logs(scratch / "logs", migration.options.out / "logs")
+        except (CrossfadeError, CallError) as error:
+            migration.findings.error = str(error)
+        finally:
+            _keep_logs(scratch / "logs", migration.options.out / "logs")
 
 
 def _introduce(narrator: Narrator, corpus: Corpus, seed: int) -> None:

@@ -152,6 +152,14 @@ def test_an_interrupted_demo_leaves_no_process_and_no_directory(
         assert time.monotonic() < deadline_s, left
 
 
+def test_a_server_that_does_not_answer_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    nobody = "host=127.0.0.1 port=1 user=nobody dbname=nothing connect_timeout=2"
+    code, text, _ = run_demo(tmp_path / "out", dsn=nobody)
+    assert code == 3
+    assert "CROSSFADE_DSN" in text
+    assert "Traceback" not in text
+
+
 def test_an_unknown_kind_of_damage_is_a_usage_error(tmp_path: Path) -> None:
     code, text, _ = run_demo(tmp_path / "out", "--damage", "exploded")
     assert code == 2
