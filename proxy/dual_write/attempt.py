@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from proxy.canonical import same_value
 from proxy.dataplane import BatchItem, WriteAck
 from proxy.dual_write.outcome import StoreAnswer, dirty_reason, refusal
 from proxy.ledger.types import Intent, Settlement
-from proxy.model import Applied, CollectionSpec, JsonValue, Key, Write, WriteOp, WriteResult
+from proxy.model import Applied, CollectionSpec, JsonValue, Key, Record, Write, WriteOp, WriteResult
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class Item:
         one_sided: only `target` can hold it, so the other store is not asked.
         intent: its place in the ledger, None when the phase needs none.
         answer: what the primary and the secondary said.
+        accepted: the primary held the record already, by an earlier try of the same request.
         error: what the client gets instead of an acknowledgement.
     """
 
@@ -34,6 +36,7 @@ class Item:
     intent: Intent | None = None
     primary: StoreAnswer = field(default_factory=StoreAnswer)
     secondary: StoreAnswer = field(default_factory=StoreAnswer)
+    accepted: bool = False
     error: Exception | None = None
 
     @property
@@ -82,15 +85,37 @@ UNCHANGED = StoreAnswer(result=WriteResult(applied=Applied.NOT_FOUND))
 """The answer of a secondary that was not asked, because the primary changed nothing."""
 
 
-def accept_resumed(item: Item) -> None:
-    """Take "exists" for success when an earlier try of the same request may have inserted it."""
+def may_be_ours(item: Item) -> bool:
+    """True if "exists" may be the work of an earlier try of the same request."""
     result = item.primary.result
     resumed = item.intent is not None and item.intent.resumed
-    if resumed and result is not None and result.applied is Applied.EXISTS:
+    return resumed and result is not None and result.applied is Applied.EXISTS
+
+
+def accept_resumed(item: Item, stored: Record | None, spec: CollectionSpec) -> None:
+    """Take "exists" for success if the primary holds what was asked for: an earlier try did it.
+
+    Any other record of that key is somebody else's, and "exists" stays the answer.
+    """
+    if stored is not None and _holds_what_was_asked(item.asked, stored, spec):
+        item.accepted = True
         item.primary = replace(item.primary, result=WriteResult(applied=Applied.DONE))
-        there = item.secondary.result
-        if there is not None and there.applied is Applied.EXISTS:
-            item.secondary = replace(item.secondary, result=WriteResult(applied=Applied.DONE))
+
+
+def follow_accepted(item: Item) -> None:
+    """Let the secondary's "exists" count as the primary's does."""
+    there = item.secondary.result
+    if item.accepted and there is not None and there.applied is Applied.EXISTS:
+        item.secondary = replace(item.secondary, result=WriteResult(applied=Applied.DONE))
+
+
+def _holds_what_was_asked(asked: Write, stored: Record, spec: CollectionSpec) -> bool:
+    fields = all(
+        same_value(spec.by_name[name].type, value, stored.fields.get(name))
+        for name, value in asked.fields.items()
+        if not spec.by_name[name].generated
+    )
+    return fields and (asked.vector is None or asked.vector == stored.vector)
 
 
 def settlement(item: Item, *, dual: bool) -> Settlement:

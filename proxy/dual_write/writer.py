@@ -14,6 +14,8 @@ from proxy.dual_write.attempt import (
     Item,
     accept_resumed,
     answer,
+    follow_accepted,
+    may_be_ours,
     pending,
     secondary_write,
     settlement,
@@ -309,7 +311,7 @@ class DualWriter:
         if both:
             await self._write_both(items, both, submission, ticket)
         for item in due:
-            accept_resumed(item)
+            follow_accepted(item)
 
     async def _write_both(
         self, items: list[Item], both: list[Item], submission: _Submission, ticket: Ticket
@@ -354,6 +356,22 @@ class DualWriter:
         )
         for item, told in zip(due, answers, strict=True):
             item.primary = _refused_if_skipped(told, target)
+            if may_be_ours(item):
+                await self._accept_resumed(item, target)
+
+    async def _accept_resumed(self, item: Item, target: str) -> None:
+        """Look whether the record that stands in the way of a retried insert is its own."""
+        if item.write is None:
+            return
+        write, deadline_s = item.write, self._deadline_s(self._settings.primary_deadline_s)
+        try:
+            found = await self._parts.sides.store(target).get(
+                write.collection, [write.key], vectors=True, deadline_s=deadline_s
+            )
+        except CrossfadeError as error:
+            item.primary = StoreAnswer(error=_unproven(error, target))
+        else:
+            accept_resumed(item, found.get(write.key), self._parts.specs[write.collection])
 
     async def _write_secondary(
         self, due: list[Item], target: str, ticket: Ticket, *, atomic: bool
@@ -387,6 +405,14 @@ def _refused_if_skipped(told: StoreAnswer, target: str) -> StoreAnswer:
             where=target,
             hint="Retry with backoff.",
         )
+    )
+
+
+def _unproven(error: CrossfadeError, target: str) -> Unavailable:
+    return Unavailable(
+        f"The record exists, and whose it is cannot be read: {error.message}",
+        where=target,
+        hint="Retry with the same idempotency key.",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from proxy.config.settings import WriteSettings
-from proxy.errors import Ambiguous, Reason, Rejected, Unavailable
+from proxy.errors import Ambiguous, CrossfadeError, Reason, Rejected, Unavailable
 from proxy.ledger.types import Intent, IntentDraft, Phase, Routing
 from proxy.model import Key, Write, WriteOp
 from tests.rig import Rig, context, faulty_stores, replica, upsert, with_source
@@ -302,6 +302,40 @@ async def test_a_retry_after_an_unknown_outcome_is_safe(rig: Rig) -> None:
     inner.fail_apply = None
     ack = await rig.plane.write(insert, context("k"))
     assert ack.key == KEY
+
+
+def insert_of(content: str) -> Write:
+    return Write(op=WriteOp.INSERT, collection="documents", key=KEY, fields={"content": content})
+
+
+@pytest.mark.parametrize("failure", [DOWN, Ambiguous("lost", where="old")])
+async def test_a_retried_insert_does_not_take_the_record_of_another_for_its_own(
+    rig: Rig, failure: CrossfadeError
+) -> None:
+    rig.stores["old"].fail_apply = failure
+    with pytest.raises(type(failure)):
+        await rig.plane.write(insert_of("mine"), context("k"))
+    await rig.settled()
+    rig.stores["old"].fail_apply = None
+    await rig.plane.write(upsert(KEY, "another's"), context())
+    with pytest.raises(Rejected) as caught:
+        await rig.plane.write(insert_of("mine"), context("k"))
+    assert caught.value.reason is Reason.ALREADY_EXISTS
+    kept = await rig.stored("old", KEY)
+    assert kept is not None
+    assert kept.fields["content"] == "another's"
+
+
+async def test_a_retried_insert_that_cannot_be_proven_says_neither_yes_nor_no(rig: Rig) -> None:
+    inner = rig.stores["old"]
+    await inner.apply([insert_of("x")], atomic=True, deadline_s=5)
+    inner.fail_apply = Ambiguous("lost", where="old")
+    with pytest.raises(Ambiguous):
+        await rig.plane.write(insert_of("x"), context("k"))
+    await rig.settled()
+    inner.fail_apply, inner.fail_reads = None, DOWN
+    with pytest.raises(Unavailable, match="whose it is"):
+        await rig.plane.write(insert_of("x"), context("k"))
 
 
 async def test_allocated_keys_survive_a_retry(rig: Rig) -> None:
