@@ -33,7 +33,7 @@ from proxy.query import (
     fields_of,
 )
 from proxy.routing.member import Membership
-from proxy.routing.phases import reads_both, secondary_of, shadows
+from proxy.routing.phases import reads_both, secondary_of, shadows, writes_both
 from proxy.stores.base import Store
 from proxy.stores.sides import Sides
 
@@ -101,7 +101,7 @@ class ReadPath:
         by_store = self._split_keys(routing, collection, keys, chosen, fenced)
         deadline_s = self._deadline_s(context)
         found: dict[Key, Record] = {}
-        served = Served(store=chosen, role=_role(routing, chosen), reason=reason)
+        answers: list[Served] = []
         for name, part in by_store.items():
 
             async def read(store: Store, part: Sequence[Key] = part) -> dict[Key, Record]:
@@ -113,9 +113,12 @@ class ReadPath:
                 routing, name, read, _Ask(collection, context, part)
             )
             found.update(records)
-            if answered.reason != "routed":
-                served = answered
-        return Got(records=[_project(found.get(key), projection) for key in keys], served=served)
+            answers.append(answered)
+        served = Served(store=chosen, role=_role(routing, chosen), reason=reason)
+        return Got(
+            records=[_project(found.get(key), projection) for key in keys],
+            served=_who_answered(served, answers),
+        )
 
     async def _routing_of(self, collection: str, keys: Sequence[Key]) -> Routing:
         """Return the routing to read keys under.
@@ -155,14 +158,18 @@ class ReadPath:
         chosen: str,
         fenced: frozenset[Key],
     ) -> dict[str, list[Key]]:
-        """Give each key to the store that answers for it; one that cannot hold it is not asked."""
+        """Give each key to the store that answers for it.
+
+        One that cannot hold it is not asked: in every phase that writes both, the only holder of
+        a record answers for it (`writes.one_sided_records`).
+        """
         spec = self._parts.specs[collection]
         parts: dict[str, list[Key]] = {}
         for key in dict.fromkeys(keys):
             name = routing.primary if key in fenced else chosen
             if not self._parts.sides.store(name).schema.layouts[collection].holds(spec, key):
                 name = "new" if name == "old" else "old"
-                if not reads_both(routing.phase) and name != routing.primary:
+                if not writes_both(routing.phase) and name != routing.primary:
                     continue
             parts.setdefault(name, []).append(key)
         return parts
@@ -353,6 +360,19 @@ def _reading(
 
 def _role(routing: Routing, name: str) -> str:
     return "primary" if name == routing.primary else "secondary"
+
+
+def _who_answered(meant: Served, answers: Sequence[Served]) -> Served:
+    """Return who is named for several keys: a fallback first, then the store that was chosen.
+
+    It is not named if it answered for no key at all.
+    """
+    for answer in answers:
+        if answer.reason != "routed":
+            return answer
+    if not answers or any(answer.store == meant.store for answer in answers):
+        return meant
+    return replace(answers[0], reason=meant.reason)
 
 
 def _with_order(query: ListQuery) -> Projection:

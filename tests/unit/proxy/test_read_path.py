@@ -25,6 +25,7 @@ from tests.rig import Rig, context, replica, upsert, with_source
 
 KEY: Key = ("rust", "serde", "a")
 OTHER: Key = ("rust", "serde", "b")
+BIRD: Key = ("birdeye", "docs", "a")
 DOWN = Unavailable("gone", where="store")
 
 
@@ -204,16 +205,38 @@ async def test_a_projection_reads_no_more_than_it_names(rig: Rig) -> None:
     assert set(record.fields) == {"content"}
 
 
-async def test_a_record_of_the_new_store_alone_is_found_in_the_ramp(rig: Rig) -> None:
-    bird: Key = ("birdeye", "docs", "a")
+async def with_bird(rig: Rig) -> None:
+    """Put a record where the new store alone can hold it."""
     await rig.stores["new"].apply(
         [
-            Write(op=WriteOp.UPSERT, collection="sources", key=bird[:2], fields={}),
-            Write(op=WriteOp.UPSERT, collection="documents", key=bird, fields={"content": "x"}),
+            Write(op=WriteOp.UPSERT, collection="sources", key=BIRD[:2], fields={}),
+            Write(op=WriteOp.UPSERT, collection="documents", key=BIRD, fields={"content": "x"}),
         ],
         atomic=True,
         deadline_s=5,
     )
-    assert (await read(rig, bird))[0] == [None]
-    await rig.go(Phase.RAMP, percent=0)
-    assert (await read(rig, bird))[0] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "primary"),
+    [
+        (Phase.DUAL_WRITE, "old"),
+        (Phase.SHADOW, "old"),
+        (Phase.RAMP, "old"),
+        (Phase.NEW_PRIMARY, "new"),
+        (Phase.NEW_ONLY, "new"),
+    ],
+)
+async def test_a_record_of_the_new_store_alone_is_found_in_every_phase_that_may_write_it(
+    rig: Rig, phase: Phase, primary: str
+) -> None:
+    await with_bird(rig)
+    await rig.go(phase, primary=primary)
+    assert await read(rig, BIRD) == (["x"], "new", "routed"), "and who answered is named"
+    assert (await read(rig, BIRD, KEY))[0] == ["x", "first"]
+
+
+async def test_in_old_only_the_new_store_answers_for_nothing(rig: Rig) -> None:
+    await with_bird(rig)
+    await rig.go(Phase.OLD_ONLY)
+    assert await read(rig, BIRD) == ([None], "old", "routed")
