@@ -99,11 +99,12 @@ async def check_store(store: Store) -> list[StoreProblem]:
 
 
 async def index_states(store: Store) -> list[IndexState]:
-    """Return a store's index states; none known if it does not answer."""
+    """Return a store's index states; no answer is one index that is not ready."""
     try:
         return await store.index_states()
-    except CrossfadeError:
-        return []
+    except CrossfadeError as error:
+        unknown = IndexState(collection="*", name="", exists=False, ready=False, detail=str(error))
+        return [unknown]
 
 
 async def finished_backfill(ledger: Ledger, flags: Mapping[str, JsonValue]) -> Job | None:
