@@ -138,18 +138,25 @@ class Repair:
         return total
 
     async def _collection(self, pair: Pair) -> Repaired:
-        """Try each dirty key of a collection at most once."""
+        """Try each dirty key of a collection at most once, as many as there are at the start.
+
+        Only keys that are still dirty are remembered, so a long outage's worth of them is walked
+        in bounded memory; a key that is written dirty again and again waits for the next round.
+        """
         tried: set[Key] = set()
         total = Repaired()
+        left = (await self._dirty((pair.name,))).get(pair.name, 0)
         while True:
             self._check()
             size = self._size(pair.name)
             limit = size.limit()
             found = await self._bench.ledger.dirty_keys(pair.name, limit=limit + len(tried))
-            todo = [item for item in found if item.key not in tried][:limit]
+            tried &= {item.key for item in found}
+            todo = [item for item in found if item.key not in tried][: min(limit, left)]
             if not todo:
-                self._forget_others(pair.name, tried)
+                self._forget_others(pair.name, {item.key for item in found})
                 return total
+            left -= len(todo)
             tried.update(item.key for item in todo)
             due = [item for item in todo if self._due(pair.name, item.key)]
             if due:

@@ -68,6 +68,8 @@ CREATE TABLE crossfade.dirty (
     PRIMARY KEY (migration, collection, key)
 );
 
+CREATE INDEX dirty_since ON crossfade.dirty (migration, collection, since, key);
+
 CREATE TABLE crossfade.copy_snapshots (
     snapshot_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     migration   integer NOT NULL,
@@ -244,6 +246,7 @@ $$;
 
 -- Close intents. A key is dirty if its end was not clean, if another replica's intent overlapped
 -- (it was not settled, visibly, when mine was appended), or if mine was taken over meanwhile.
+-- An answer that is null forgets its idempotency key: nothing was applied.
 CREATE FUNCTION crossfade.settle_intents(
     migration_number integer, seqs bigint[], collections text[], keys text[],
     snapshots text[], replicas text[], cleans boolean[], reasons text[],
@@ -272,6 +275,16 @@ BEGIN
     ORDER BY t.collection, t.key
     ON CONFLICT (migration, collection, key)
         DO UPDATE SET xid = pg_current_xact_id(), reason = excluded.reason;
+    IF array_position(answers, NULL) IS NOT NULL THEN
+        -- Not if the intent was taken over: another try may be on its way by now.
+        DELETE FROM crossfade.idempotency d
+        USING unnest(answer_idems, answers) AS t (idem, answer)
+        WHERE d.migration = migration_number AND d.idem = t.idem AND t.answer IS NULL
+          AND d.answer IS NULL
+          AND EXISTS (SELECT 1 FROM crossfade.intents i
+                      WHERE i.seq = ANY (seqs) AND i.idem = t.idem
+                        AND coalesce(i.settled_xid, '0'::xid8) = '0'::xid8);
+    END IF;
     -- Written so that the index of open intents cannot serve: by the primary key it is one look-up
     -- an intent, there it would be one for every intent since the last vacuum.
     UPDATE crossfade.intents i SET settled_xid = pg_current_xact_id()
