@@ -32,6 +32,7 @@ from proxy.query import (
     SearchResult,
     fields_of,
 )
+from proxy.routing.coverage import Asked, stands_in
 from proxy.routing.member import Membership
 from proxy.routing.phases import reads_both, secondary_of, shadows, writes_both
 from proxy.stores.base import Store
@@ -72,11 +73,11 @@ class ReaderParts:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """What is read of one store. `keys` None: a list, a count or a search."""
+    """What is read of one store, and for whom."""
 
     collection: str
     context: RequestContext
-    keys: Sequence[Key] | None = None
+    asked: Asked
 
 
 class ReadPath:
@@ -93,7 +94,8 @@ class ReadPath:
     ) -> Got:
         """Read records by key; a key that is dirty or in flight is read from the primary (R1)."""
         routing = await self._routing_of(collection, keys)
-        chosen = self._choose(routing, collection, projection.fields, None, context)
+        asked = _asked(projection.fields or ())
+        chosen = self._choose(routing, collection, asked.names, context)
         fenced: frozenset[Key] = frozenset()
         reason = "routed"
         if chosen != routing.primary:
@@ -110,7 +112,7 @@ class ReadPath:
                 )
 
             records, answered = await self._read(
-                routing, name, read, _Ask(collection, context, part)
+                routing, name, read, _Ask(collection, context, replace(asked, keys=part))
             )
             found.update(records)
             answers.append(answered)
@@ -178,21 +180,16 @@ class ReadPath:
         """Read a page, in the query's order, the key last."""
         routing = self._parts.member.current
         names = [order.field for order in query.order]
-        chosen = self._choose(
-            routing,
-            query.collection,
-            (*names, *(query.projection.fields or ())),
-            query.filter,
-            context,
-        )
+        asked = _asked((*names, *(query.projection.fields or ())), query.filter)
+        chosen = self._choose(routing, query.collection, asked.names, context)
         deadline_s = self._deadline_s(context)
-        asked = replace(query, projection=_with_order(query))
+        wider = replace(query, projection=_with_order(query))
         began_s = time.perf_counter()
         rows, served = await self._read(
             routing,
             chosen,
-            lambda store: store.list_records(asked, deadline_s=deadline_s),
-            _Ask(query.collection, context),
+            lambda store: store.list_records(wider, deadline_s=deadline_s),
+            _Ask(query.collection, context, asked),
         )
         records = [_project(record, query.projection) or record for record in rows]
         self._tell(routing, served, _reading(context, query, None, records, began_s))
@@ -214,29 +211,29 @@ class ReadPath:
         """Count records, or the groups of a field."""
         routing = self._parts.member.current
         names = tuple(name for name in (query.group_by, query.sum_field) if name)
-        chosen = self._choose(routing, query.collection, names, query.filter, context)
+        asked = _asked(names, query.filter)
+        chosen = self._choose(routing, query.collection, asked.names, context)
         deadline_s = self._deadline_s(context)
         groups, served = await self._read(
             routing,
             chosen,
             lambda store: store.count(query, deadline_s=deadline_s),
-            _Ask(query.collection, context),
+            _Ask(query.collection, context, asked),
         )
         return Counted(groups=groups, served=served)
 
     async def search(self, query: SearchQuery, context: RequestContext) -> Found:
         """Search; distance and similarity mean the same whichever store answers (R4)."""
         routing = self._parts.member.current
-        chosen = self._choose(
-            routing, query.collection, query.projection.fields, query.filter, context
-        )
+        asked = _asked(query.projection.fields or (), query.filter)
+        chosen = self._choose(routing, query.collection, asked.names, context)
         deadline_s = self._deadline_s(context)
         began_s = time.perf_counter()
         result, served = await self._read(
             routing,
             chosen,
             lambda store: store.search(query, deadline_s=deadline_s),
-            _Ask(query.collection, context),
+            _Ask(query.collection, context, asked),
         )
         records = [hit.record for hit in result.hits]
         self._tell(routing, served, _reading(context, query, result, records, began_s))
@@ -246,14 +243,10 @@ class ReadPath:
         self,
         routing: Routing,
         collection: str,
-        names: Sequence[str] | None,
-        filter: Filter | None,
+        used: frozenset[str],
         context: RequestContext,
     ) -> str:
         """Return the store that is to answer (R1, R2)."""
-        used = set(names or ())
-        if filter is not None:
-            used |= fields_of(filter)
         primary = routing.primary
         lacking = used - self._fields(primary, collection)
         if lacking and not reads_both(routing.phase):
@@ -284,7 +277,12 @@ class ReadPath:
     ) -> tuple[T, Served]:
         """Read from a store, and from the other one if it fails and the phase allows it (R3)."""
         side = self._parts.sides[name]
-        may_fall_back = self._settings.fallback and reads_both(routing.phase)
+        other = "new" if name == "old" else "old"
+        may_fall_back = (
+            self._settings.fallback
+            and reads_both(routing.phase)
+            and self._stands_in(other, name, ask)
+        )
         failure: CrossfadeError = Unavailable(f"The {name} store keeps failing.", where=name)
         if side.breaker.state != "open" or not may_fall_back:
             began_s = time.perf_counter()
@@ -302,12 +300,21 @@ class ReadPath:
             else:
                 side.breaker.succeeded()
                 return result, Served(store=name, role=_role(routing, name))
-        other = "new" if name == "old" else "old"
         if other != routing.primary and not await self._is_current(ask):
             raise failure
         self.fallback_reads += 1
         result = await read(self._parts.sides.store(other))
         return result, Served(store=other, role=_role(routing, other), reason="fallback")
+
+    def _stands_in(self, other: str, name: str, ask: _Ask) -> bool:
+        """True if the other store can hold all that is asked for: half an answer is none."""
+        sides, collection = self._parts.sides, ask.collection
+        return stands_in(
+            self._parts.specs[collection],
+            sides.store(other).schema.layouts[collection],
+            sides.store(name).schema.layouts[collection],
+            ask.asked,
+        )
 
     def _impatient(self, context: RequestContext, took_s: float) -> bool:
         """True if the client's own short deadline ended the read: no fault of the store."""
@@ -317,10 +324,11 @@ class ReadPath:
     async def _is_current(self, ask: _Ask) -> bool:
         """True if the secondary may stand in for the primary: for keys that are clean, or for a
         collection that has few dirty ones."""
-        if ask.keys is None:
+        keys = ask.asked.keys
+        if keys is None:
             return self._parts.dirty.dirty(ask.collection) <= self._settings.dirty_keys_max
         try:
-            return not await self._parts.ledger.fenced(ask.collection, ask.keys)
+            return not await self._parts.ledger.fenced(ask.collection, keys)
         except Unavailable:
             return False
 
@@ -362,6 +370,14 @@ def _role(routing: Routing, name: str) -> str:
     return "primary" if name == routing.primary else "secondary"
 
 
+def _asked(names: Sequence[str], filter: Filter | None = None) -> Asked:
+    """Return what is asked for: the named fields, and those that the filter looks at."""
+    used = frozenset(names)
+    if filter is not None:
+        used |= fields_of(filter)
+    return Asked(names=used, filter=filter)
+
+
 def _who_answered(meant: Served, answers: Sequence[Served]) -> Served:
     """Return who is named for several keys: a fallback first, then the store that was chosen.
 
@@ -396,7 +412,7 @@ def _project(record: Record | None, projection: Projection) -> Record | None:
     )
 
 
-def _not_stored(store: str, collection: str, names: set[str]) -> Rejected:
+def _not_stored(store: str, collection: str, names: frozenset[str]) -> Rejected:
     listed = ", ".join(sorted(names))
     return Rejected(
         f"The {store} store does not hold {listed} of {collection!r}, and it is the only one that"

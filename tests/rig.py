@@ -20,6 +20,7 @@ from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import Phase, Routing
 from proxy.model import Key, Record, Write, WriteOp, WriteResult
 from proxy.plane import Plane
+from proxy.query import CountQuery, Group, ListQuery, SearchQuery, SearchResult
 from proxy.read_path import ReaderParts, ReadPath
 from proxy.routing.member import MemberSettings, Membership
 from proxy.stores.base import Store
@@ -62,6 +63,24 @@ class Faulty:
         if self.fail_reads is not None:
             raise self.fail_reads
         return await self._inner.get(collection, keys, vectors=vectors, deadline_s=deadline_s)
+
+    async def list_records(self, query: ListQuery, *, deadline_s: float) -> list[Record]:
+        """Fail if told to, else read."""
+        if self.fail_reads is not None:
+            raise self.fail_reads
+        return await self._inner.list_records(query, deadline_s=deadline_s)
+
+    async def count(self, query: CountQuery, *, deadline_s: float) -> list[Group]:
+        """Fail if told to, else count."""
+        if self.fail_reads is not None:
+            raise self.fail_reads
+        return await self._inner.count(query, deadline_s=deadline_s)
+
+    async def search(self, query: SearchQuery, *, deadline_s: float) -> SearchResult:
+        """Fail if told to, else search."""
+        if self.fail_reads is not None:
+            raise self.fail_reads
+        return await self._inner.search(query, deadline_s=deadline_s)
 
 
 class Chooser:

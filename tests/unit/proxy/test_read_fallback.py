@@ -10,8 +10,20 @@ import pytest
 
 from proxy.errors import Unavailable
 from proxy.ledger.types import Phase
-from proxy.model import Key
-from proxy.query import Projection, SearchQuery
+from proxy.model import Key, Write, WriteOp
+from proxy.query import (
+    And,
+    Compare,
+    CompareOp,
+    CountQuery,
+    Filter,
+    Like,
+    ListQuery,
+    Not,
+    Or,
+    Projection,
+    SearchQuery,
+)
 from tests.doc_server import vector
 from tests.rig import Rig, context, replica, upsert, with_source
 
@@ -130,3 +142,83 @@ async def test_a_clients_own_short_deadline_does_not_open_the_breaker(rig: Rig) 
         with pytest.raises(Unavailable):
             await content(rig)
     assert side.breaker.state == "open"
+
+
+BIRD: Key = ("birdeye", "docs", "a")
+RUST = Compare(field="doc_type", op=CompareOp.EQ, value="rust")
+CONTENT = Like(field="content", pattern="%")
+
+
+@pytest.fixture
+async def without_new(rig: Rig) -> Rig:
+    """The new store is primary, holds what the old one cannot, and fails."""
+    await rig.stores["new"].apply(
+        [
+            Write(op=WriteOp.UPSERT, collection="sources", key=BIRD[:2], fields={}),
+            Write(op=WriteOp.UPSERT, collection="documents", key=BIRD, fields={"content": "x"}),
+        ],
+        atomic=True,
+        deadline_s=5,
+    )
+    await rig.go(Phase.NEW_PRIMARY, primary="new", percent=100)
+    rig.chooser.new = True
+    rig.stores["new"].fail_reads = DOWN
+    return rig
+
+
+@pytest.mark.parametrize("keys", [[BIRD], [KEY, BIRD]])
+async def test_a_record_that_the_other_store_cannot_hold_is_not_missing_but_unavailable(
+    without_new: Rig, keys: list[Key]
+) -> None:
+    with pytest.raises(Unavailable, match="gone"):
+        await without_new.plane.get("documents", keys, Projection(), context())
+    assert without_new.reader.fallback_reads == 0
+    assert await content(without_new) == "first", "its own key falls back"
+
+
+async def test_a_named_field_that_the_other_store_lacks_is_not_absent_but_unavailable(
+    without_new: Rig,
+) -> None:
+    mask = Projection(fields=("content", "metadata"))
+    with pytest.raises(Unavailable, match="gone"):
+        await without_new.plane.get("documents", [KEY], mask, context())
+    mask = Projection(fields=("content",))
+    got = await without_new.plane.get("documents", [KEY], mask, context())
+    assert (got.served.store, got.served.reason) == ("old", "fallback")
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        None,
+        CONTENT,
+        Or(parts=(RUST, CONTENT)),
+        Not(part=RUST),
+        Compare(field="doc_type", op=CompareOp.EQ, value="birdeye"),
+    ],
+)
+async def test_a_list_a_count_and_a_search_never_omit_what_the_other_store_cannot_hold(
+    without_new: Rig, filter: Filter | None
+) -> None:
+    plane = without_new.plane
+    with pytest.raises(Unavailable, match="gone"):
+        await plane.list_records(ListQuery(collection="documents", filter=filter), context())
+    with pytest.raises(Unavailable, match="gone"):
+        await plane.count(CountQuery(collection="documents", filter=filter), context())
+    with pytest.raises(Unavailable, match="gone"):
+        await plane.search(changed(SEARCH, filter=filter), context())
+
+
+@pytest.mark.parametrize("filter", [RUST, And(parts=(CONTENT, And(parts=(RUST,))))])
+async def test_a_query_for_what_the_other_store_can_hold_falls_back(
+    without_new: Rig, filter: Filter
+) -> None:
+    plane = without_new.plane
+    listed = await plane.list_records(ListQuery(collection="documents", filter=filter), context())
+    assert [record.key for record in listed.records] == [KEY]
+    counted = await plane.count(CountQuery(collection="documents", filter=filter), context())
+    found = await plane.search(changed(SEARCH, filter=filter), context())
+    assert {item.served.reason for item in (listed, counted, found)} == {"fallback"}
+    grouped = CountQuery(collection="sources", filter=RUST, group_by="enabled")
+    with pytest.raises(Unavailable, match="gone"):
+        await plane.count(grouped, context())
