@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from proxy.clock import Clock
 from proxy.config.settings import SwitchSettings
 from proxy.control.evidence import behind
-from proxy.errors import CrossfadeError, Rejected, StaleEpoch, Unavailable
+from proxy.errors import CrossfadeError, Reason, Rejected, StaleEpoch, Unavailable
 from proxy.ledger.base import Ledger
 from proxy.ledger.types import Routing
 from proxy.model import DefaultKind, JsonValue
 from proxy.stores.base import Store
 
+log = logging.getLogger(__name__)
+
 _POLL_S = 0.004
 _ASK_AGAIN_S = 0.05
+_WAIT_SHARE = 0.75
+"""Of the time that writes may be held, the replicas have this much to stop writing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +86,9 @@ class Switch:
             allocator: the store that will be primary and hand out numbers from its sequences.
             source: the store that has done so until now.
         """
-        await self._drain()
+        await self._drain_first()
         await allocator.align_sequences()
+        await _carry_sequences(source, allocator)
         began_s = self._clock.monotonic_s()
         held = await self._hold(routing, order)
         try:
@@ -113,25 +120,56 @@ class Switch:
                 raise
             return found
 
+    async def _drain_first(self) -> None:
+        """Repair what is dirty before writes are held. Raises Rejected if that cannot be."""
+        try:
+            await self._drain()
+        except Unavailable as error:
+            dirty = sum((await self._ledger.dirty_counts()).values())
+            raise Rejected(
+                f"{dirty} dirty keys cannot be repaired: {error.message}",
+                reason=Reason.FAILED_PRECONDITION,
+                hint="Bring the store back first. Not even --force swaps over dirty keys: their"
+                " newest state is on the primary alone, and under the new roles a repair would"
+                " overwrite it.",
+            ) from error
+
     async def _swap_held(
         self, held: Routing, target: Routing, order: Order, allocator: Store, source: Store
     ) -> Routing:
-        deadline_s = self._clock.monotonic_s() + self._settings.drain_timeout_s
-        late = await self._wait_acknowledged(held.epoch, self._settings.drain_timeout_s)
-        if late:
-            raise Rejected(f"{', '.join(late)} did not stop writing in time.")
-        await self._ledger.sweep()
-        await _carry_sequences(source, allocator)
+        limit_s = self._settings.drain_timeout_s
+        deadline_s = self._clock.monotonic_s() + limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._stop_writing(held, limit_s * _WAIT_SHARE)
+                await _carry_sequences(source, allocator)
+        except TimeoutError as error:
+            raise Rejected(f"Ledger and stores did not answer within {limit_s:g} s.") from error
         while True:
             try:
+                # Never under a timeout: it would not be known whether it is in force.
                 return await self._change(held, target, "swap", order, drained=True)
             except StaleEpoch:
                 raise
             except Rejected:
-                if self._clock.monotonic_s() >= deadline_s:
+                if not await self._drain_until(deadline_s):
                     raise
+
+    async def _stop_writing(self, held: Routing, limit_s: float) -> None:
+        late = await self._wait_acknowledged(held.epoch, limit_s)
+        if late:
+            raise Rejected(f"{', '.join(late)} did not stop writing in time.")
+        await self._ledger.sweep()
+
+    async def _drain_until(self, deadline_s: float) -> bool:
+        """Repair while writes are held. False if the time is over."""
+        try:
+            async with asyncio.timeout(deadline_s - self._clock.monotonic_s()):
                 await self._drain()
                 await self._clock.sleep(_POLL_S)
+        except TimeoutError:
+            return False
+        return True
 
     async def _release(
         self, held: Routing, before: Routing, order: Order, error: BaseException
@@ -215,12 +253,21 @@ def _in_force(routing: Routing, held: Routing, target: Routing) -> bool:
 
 
 async def _carry_sequences(source: Store, allocator: Store) -> None:
-    """Let the new primary's sequences go on past the old one's; nothing is written meanwhile."""
+    """Let the new primary's sequences go on past the old one's; nothing is written meanwhile.
+
+    A store that is left because it does not answer cannot be asked. As no key is dirty at a swap,
+    the rows of the new primary are all there are, and its sequences go on past those.
+    """
     floors: dict[tuple[str, str], int] = {}
-    for name, spec in source.schema.collections.items():
-        for item in spec.fields:
-            if item.default is DefaultKind.SEQUENCE:
-                floors[name, item.name] = max(await source.next_ids(name, item.name, 1))
+    try:
+        for name, spec in source.schema.collections.items():
+            for item in spec.fields:
+                if item.default is DefaultKind.SEQUENCE:
+                    floors[name, item.name] = max(await source.next_ids(name, item.name, 1))
+    except Unavailable as error:
+        log.warning("the old primary's sequences are unknown, its rows must do: %s", error)
+        await allocator.align_sequences()
+        return
     if floors:
         await allocator.align_sequences(floors)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,10 +35,15 @@ async def _empty_report() -> dict[str, Any]:
     return {}
 
 
-def control(rig: Rig, *, drain_timeout_s: float = 2.0) -> ControlService:
+def control(
+    rig: Rig,
+    *,
+    drain_timeout_s: float = 2.0,
+    drain: Callable[[], Awaitable[None]] | None = None,
+) -> ControlService:
     clock = SystemClock()
 
-    async def drain() -> None:
+    async def repair() -> None:
         """Repair the dirty documents, as the wiring does it with the reconciler."""
         for item in await rig.ledger.dirty_keys("documents", limit=100):
             copy = await rig.ledger.begin_copy("documents")
@@ -64,7 +69,7 @@ def control(rig: Rig, *, drain_timeout_s: float = 2.0) -> ControlService:
             migration="m",
             ledger=rig.ledger,
             sides=sides,
-            switch=Switch(rig.ledger, clock, settings, drain=drain),
+            switch=Switch(rig.ledger, clock, settings, drain=drain or repair),
             engines={"old": "memory", "new": "memory"},
             judge=JudgeSettings(dirty_reads_max=1000, dirty_swap_max=0),
             gate=_open_gate,
@@ -334,7 +339,7 @@ class Deaf(MemoryLedger):
         super().__init__(SystemClock())
         self.lose = ""
         self._change = self.change_routing
-        self.change_routing = self._change_unheard  # type: ignore[method-assign]
+        self.change_routing = self._change_unheard
 
     async def _change_unheard(self, *args: Any, **options: Any) -> Routing:
         changed = await self._change(*args, **options)
@@ -366,3 +371,94 @@ async def test_a_hold_whose_answer_is_lost_does_not_outlive_its_swap() -> None:
         assert done.applied, done.message
         routing = await ledger.routing()
         assert (routing.primary, routing.hold) == ("new", False)
+
+
+async def test_writes_are_not_held_longer_than_the_drain_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with replica() as rig:
+        service = control(rig, drain_timeout_s=0.2)
+        await to_ramp(rig, service)
+        monkeypatch.setattr(rig.stores["old"], "next_ids", _hang_under_hold(rig), raising=False)
+        async with asyncio.timeout(5):
+            refused = await change(service, Phase.NEW_PRIMARY)
+        assert not refused.applied
+        assert "0.2 s" in refused.message
+        assert not (await rig.ledger.routing()).hold
+
+
+def _hang_under_hold(rig: Rig) -> Any:
+    async def hang(*_: Any) -> list[int]:
+        if (await rig.ledger.routing()).hold:
+            await asyncio.Event().wait()
+        return [1]
+
+    return hang
+
+
+async def test_the_drain_of_a_held_swap_has_a_deadline() -> None:
+    async with replica() as rig:
+        await to_ramp(rig, control(rig))
+        drains = 0
+
+        async def drain() -> None:
+            nonlocal drains
+            drains += 1
+            if drains > 1:
+                await asyncio.Event().wait()
+
+        service = control(rig, drain_timeout_s=0.2, drain=drain)
+        await rig.ledger.mark_dirty("documents", [KEY], reason="test")
+        async with asyncio.timeout(5):
+            refused = await change(service, Phase.NEW_PRIMARY)
+        assert not refused.applied
+        assert "1 dirty keys" in refused.message
+        assert not (await rig.ledger.routing()).hold
+
+
+async def test_the_way_back_needs_no_answer_of_the_store_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with replica() as rig:
+        service = control(rig)
+        await to_ramp(rig, service)
+        assert (await change(service, Phase.NEW_PRIMARY)).applied
+        insert = Write(
+            op=WriteOp.INSERT,
+            collection="crate_configs",
+            key=(),
+            fields={"name": "a"},
+            set_vector=False,
+        )
+        before = [int((await rig.plane.write(insert, context())).key[0]) for _ in range(3)]
+        await rig.settled()
+        asked: list[str] = []
+        monkeypatch.setattr(rig.stores["new"], "next_ids", _dead(asked), raising=False)
+        back = await change(service, Phase.RAMP, force=True)
+        assert back.applied, back.message
+        assert asked
+        after = int((await rig.plane.write(insert, context())).key[0])
+        assert after > max(before)
+
+
+def _dead(asked: list[str]) -> Any:
+    async def next_ids(collection: str, *_: Any) -> list[int]:
+        asked.append(collection)
+        raise Unavailable("It is down.", where="store new")
+
+    return next_ids
+
+
+async def test_not_even_force_swaps_over_dirty_keys_and_the_message_says_why() -> None:
+    async with replica() as rig:
+        await to_ramp(rig, control(rig))
+
+        async def drain() -> None:
+            raise Unavailable("It is down.", where="store old")
+
+        await rig.ledger.mark_dirty("documents", [KEY], reason="test")
+        service = control(rig, drain=drain)
+        with pytest.raises(Rejected, match="1 dirty keys cannot be repaired: It is down") as caught:
+            await change(service, Phase.NEW_PRIMARY, force=True)
+        assert "--force" in caught.value.hint
+        assert not (await rig.ledger.routing()).hold
