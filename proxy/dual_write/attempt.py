@@ -130,7 +130,22 @@ def settlement(item: Item, *, dual: bool) -> Settlement:
             "existed": item.primary.result.applied is Applied.DONE
             and item.write.op is WriteOp.DELETE,
         }
-    return Settlement(intent=item.intent, clean=not reason, reason=reason[:500], answer=answer)
+    return Settlement(
+        intent=item.intent,
+        clean=not reason,
+        reason=reason[:500],
+        answer=answer,
+        forget=_certainly_undone(item, item.write),
+    )
+
+
+def _certainly_undone(item: Item, write: Write) -> bool:
+    """True if the primary did not do it, and no earlier try can have done it either."""
+    if item.intent is None or item.intent.resumed or item.primary.uncertain:
+        return False
+    result = item.primary.result
+    refused = result is not None and refusal(write, result) is not None
+    return refused or item.primary.error is not None
 
 
 def _dirty_reason(item: Item, write: Write, *, dual: bool) -> str:

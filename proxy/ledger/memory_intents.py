@@ -100,6 +100,8 @@ class MemoryIntents:
             mine = state.intents.get(item.intent.seq)
             if mine is not None and mine.settled_xid is None:
                 mine.settled_xid = xid
+                if item.forget:
+                    state.answers.pop(item.intent.idempotency_key, None)
             if item.answer and item.intent.idempotency_key in state.answers:
                 state.answers[item.intent.idempotency_key].answer = dict(item.answer)
 

@@ -86,12 +86,16 @@ class Intent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """The end of an intent: clean only if both stores did the same."""
+    """The end of an intent: clean only if both stores did the same.
+
+    `forget`: nothing was applied, so that the next try with its idempotency key is a first one.
+    """
 
     intent: Intent
     clean: bool
     reason: str = ""
     answer: Mapping[str, JsonValue] | None = None
+    forget: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -276,6 +276,33 @@ async def test_an_unanswered_idempotency_key_resumes(ledger: Ledger) -> None:
     assert again.resumed
 
 
+async def test_an_idempotency_key_whose_try_did_nothing_is_forgotten(ledger: Ledger) -> None:
+    (intent,) = await append(ledger, "r1", KEY, idem="k1")
+    (other,) = await append(ledger, "r1", KEY, idem="k2")
+    await ledger.settle(
+        [
+            Settlement(intent=intent, clean=True, forget=True),
+            Settlement(intent=other, clean=True, answer={"existed": True}),
+        ]
+    )
+    assert await ledger.recall("k1") is None
+    (again,) = await append(ledger, "r2", KEY, idem="k1")
+    assert not again.resumed
+    (kept,) = await append(ledger, "r2", KEY, idem="k2")
+    assert kept.earlier == {"existed": True}
+
+
+async def test_an_idempotency_key_is_not_forgotten_once_its_intent_was_taken_over(
+    ledger: Ledger,
+) -> None:
+    (intent,) = await append(ledger, "r1", KEY, idem="k1")
+    await settle(ledger, intent)
+    (again,) = await append(ledger, "r2", KEY, idem="k1")
+    await ledger.settle([Settlement(intent=intent, clean=True, forget=True)])
+    assert again.resumed
+    assert await ledger.recall("k1") == KEY
+
+
 async def test_an_idempotency_key_of_another_request_is_refused(ledger: Ledger) -> None:
     await append(ledger, "r1", KEY, idem="k1")
     draft = IntentDraft(

@@ -116,6 +116,18 @@ class LedgerDatabase:
             raise Unavailable(
                 f"The ledger is unreachable: {_first_line(error)}.", where="ledger"
             ) from error
+        except psycopg.DataError as error:
+            raise Corrupt(
+                f"The ledger does not take a value: {_first_line(error)}.",
+                hint="This is a bug in Crossfade, or the ledger's schema was changed by hand.",
+            ) from error
+        except psycopg.Error as error:
+            # A standby, a privilege that was taken away: it can be put right while we run.
+            raise Unavailable(
+                f"The ledger refused a statement: {_first_line(error)}.",
+                where="ledger",
+                hint="Check that ledger.dsn names a writable server and owns the schema.",
+            ) from error
 
     async def fetch(
         self, query: str, params: Sequence[object] | Mapping[str, object] = ()
@@ -141,7 +153,7 @@ class LedgerDatabase:
             return await AsyncConnection.connect(
                 self.dsn, autocommit=True, application_name="crossfade", connect_timeout=5
             )
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             raise Unavailable(
                 f"The ledger is unreachable: {_first_line(error)}.", where="ledger"
             ) from error

@@ -114,7 +114,11 @@ class IntentTable:
         if not settlements:
             return
         intents = [item.intent for item in settlements]
-        answered = [item for item in settlements if item.answer and item.intent.idempotency_key]
+        answered = [
+            item
+            for item in settlements
+            if item.intent.idempotency_key and (item.answer or item.forget)
+        ]
         await self._db.fetch(
             _SETTLE,
             (
@@ -127,7 +131,7 @@ class IntentTable:
                 [item.clean for item in settlements],
                 [item.reason for item in settlements],
                 [item.intent.idempotency_key for item in answered] or None,
-                [json.dumps(item.answer) for item in answered] or None,
+                [json.dumps(item.answer) if item.answer else None for item in answered] or None,
             ),
         )
 

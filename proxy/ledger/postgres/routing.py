@@ -161,7 +161,7 @@ class RoutingTable:
                 return
             async for _ in listener.notifies(timeout=timeout_s, stop_after=1):
                 return
-        except (psycopg.OperationalError, psycopg.InterfaceError):
+        except psycopg.Error:
             self._listener = None
             await asyncio.sleep(min(timeout_s, 0.2))
 

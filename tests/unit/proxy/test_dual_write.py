@@ -326,6 +326,28 @@ async def test_a_retried_insert_does_not_take_the_record_of_another_for_its_own(
     assert kept.fields["content"] == "another's"
 
 
+async def test_a_retry_of_what_was_certainly_not_applied_is_a_first_try(rig: Rig) -> None:
+    await rig.plane.write(upsert(KEY, "another's"), context())
+    with pytest.raises(Rejected):
+        await rig.plane.write(insert_of("mine"), context("k"))
+    await rig.settled()
+    assert await rig.ledger.recall("k#0") is None
+
+
+async def test_a_retry_that_failed_does_not_forget_that_the_first_try_may_have_worked(
+    rig: Rig,
+) -> None:
+    inner = rig.stores["old"]
+    await inner.apply([insert_of("x")], atomic=True, deadline_s=5)
+    for failure in (Ambiguous("lost", where="old"), DOWN):
+        inner.fail_apply = failure
+        with pytest.raises(type(failure)):
+            await rig.plane.write(insert_of("x"), context("k"))
+        await rig.settled()
+    inner.fail_apply = None
+    assert (await rig.plane.write(insert_of("x"), context("k"))).key == KEY
+
+
 async def test_a_retried_insert_that_cannot_be_proven_says_neither_yes_nor_no(rig: Rig) -> None:
     inner = rig.stores["old"]
     await inner.apply([insert_of("x")], atomic=True, deadline_s=5)
