@@ -122,13 +122,31 @@ class ReadPath:
             served=_who_answered(served, answers),
         )
 
+    def _current(self) -> Routing:
+        """Return the routing as last seen, if it may still be the one in force.
+
+        Raises:
+            Unavailable: the lease has been over for too long; others may have gone on without us.
+        """
+        member, settings = self._parts.member, self._settings
+        over_s = -member.lease_left_s()
+        if settings.lease_lost == "refuse" and over_s > settings.lease_grace_s:
+            raise Unavailable(
+                f"This replica has not reached the ledger; its lease ended {over_s:.1f} s ago and"
+                " what it would read may be out of date.",
+                where="ledger",
+                hint="Ask another replica, or bring the ledger back; reads.lease_lost: serve reads"
+                " on under the last routing known.",
+            )
+        return member.current
+
     async def _routing_of(self, collection: str, keys: Sequence[Key]) -> Routing:
         """Return the routing to read keys under.
 
         While a swap holds the writes, other replicas may be past it: which store a fenced key is
         to be read from is then asked, not remembered.
         """
-        routing = self._parts.member.current
+        routing = self._current()
         if not routing.hold:
             return routing
         try:
@@ -178,7 +196,7 @@ class ReadPath:
 
     async def list_records(self, query: ListQuery, context: RequestContext) -> Listed:
         """Read a page, in the query's order, the key last."""
-        routing = self._parts.member.current
+        routing = self._current()
         names = [order.field for order in query.order]
         asked = _asked((*names, *(query.projection.fields or ())), query.filter)
         chosen = self._choose(routing, query.collection, asked.names, context)
@@ -209,7 +227,7 @@ class ReadPath:
 
     async def count(self, query: CountQuery, context: RequestContext) -> Counted:
         """Count records, or the groups of a field."""
-        routing = self._parts.member.current
+        routing = self._current()
         names = tuple(name for name in (query.group_by, query.sum_field) if name)
         asked = _asked(names, query.filter)
         chosen = self._choose(routing, query.collection, asked.names, context)
@@ -224,7 +242,7 @@ class ReadPath:
 
     async def search(self, query: SearchQuery, context: RequestContext) -> Found:
         """Search; distance and similarity mean the same whichever store answers (R4)."""
-        routing = self._parts.member.current
+        routing = self._current()
         asked = _asked(query.projection.fields or (), query.filter)
         chosen = self._choose(routing, query.collection, asked.names, context)
         deadline_s = self._deadline_s(context)

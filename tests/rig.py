@@ -178,6 +178,7 @@ async def replica(
     stores: dict[str, Faulty] | None = None,
     *,
     writes: WriteSettings | None = None,
+    reads: ReadSettings | None = None,
     lease_s: float = 30.0,
 ) -> AsyncIterator[Rig]:
     """Run a replica; several may share a ledger and stores."""
@@ -234,7 +235,7 @@ async def replica(
             specs=specs,
             observers=(seen,),
         ),
-        ReadSettings(dirty_keys_max=10),
+        reads or ReadSettings(dirty_keys_max=10),
     )
     await member.start()
     running = asyncio.create_task(member.run())

@@ -68,11 +68,17 @@ class WriteSettings(_Settings):
 
 
 class ReadSettings(_Settings):
-    """Reads (design section 6)."""
+    """Reads (design section 6).
+
+    `lease_lost`: what a replica does with reads once its lease is over for `lease_grace_s`: it
+    cannot know the routing in force any more, so what it would serve may be stale.
+    """
 
     deadline_s: float = Field(default=10.0, gt=0, le=300)
     fallback: bool = True
     dirty_keys_max: int = Field(default=1000, ge=0)
+    lease_lost: Literal["serve", "refuse"] = "refuse"
+    lease_grace_s: float = Field(default=5.0, ge=0, le=3600)
 
 
 class ShadowSettings(_Settings):

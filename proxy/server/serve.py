@@ -16,6 +16,7 @@ from proxy.config.loader import Config
 from proxy.errors import CrossfadeError
 from proxy.fronts.native.serve import NativeServer, ServeOptions
 from proxy.server.build import build_ledger, build_store
+from proxy.server.health import LeaseHealth
 from proxy.server.housekeeping import Housekeeping, pay_debt
 from proxy.server.opening import Opening
 from proxy.server.parts import Parts, build_parts
@@ -89,6 +90,9 @@ async def running(
                 await parts.shadow.start()
                 await server.start()
                 await server.set_serving(True)
+                if config.settings.reads.lease_lost == "refuse":
+                    health = LeaseHealth(parts.member.lease_left_s, server.set_serving, clock)
+                    tasks.append(group.create_task(health.run(), name="health"))
                 host = config.settings.listen.address.rpartition(":")[0]
                 yield f"{host}:{server.port}"
             finally:
