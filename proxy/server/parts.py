@@ -193,10 +193,12 @@ def build_drain(
 ) -> Callable[[], Awaitable[None]]:
     """Return what the switch calls to repair the last dirty keys while writes are held."""
 
+    # One for every drain: it remembers the writes that were given up and may still land.
+    reconciler = Reconciler(
+        stores, ledger, settings.reconcile, owner="switch", tools=Tools(clock=clock)
+    )
+
     async def drain() -> None:
-        reconciler = Reconciler(
-            stores, ledger, settings.reconcile, owner="switch", tools=Tools(clock=clock)
-        )
         repair = Repair(reconciler.bench(), job_id=0, check=_never_interrupted)
         try:
             await repair.until_clean((), rounds_max=_DRAIN_ROUNDS)
