@@ -145,7 +145,11 @@ class AsyncClient:
         vector: VectorLike | None = None,
         idempotency_key: str = "",
     ) -> WriteAck:
-        """Store a record, whole: what is left out becomes its default or null."""
+        """Store a record, new or not.
+
+        A field left out keeps its stored value when the record exists, and takes its default (or
+        null) when it does not; an explicit None sets null. No vector means that it has none.
+        """
         request = pb.UpsertRequest(collection=collection)
         fill_record(request.record, key, fields, vector)
         return read_ack(await write(self._stub.Upsert, request, self._options, idempotency_key))

@@ -135,7 +135,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Upsert:
-    """A write of a batch: a whole record, new or not."""
+    """A write of a batch: a record, new or not; a field left out keeps its stored value."""
 
     collection: str
     key: KeyLike | None

@@ -63,6 +63,22 @@ async def test_an_upsert_keeps_what_was_decided_when_the_record_was_made(rig: Ri
         assert again.fields["created_at"] == first.fields["created_at"]
 
 
+async def test_an_upsert_keeps_a_field_left_out_and_nulls_one_given_as_null(rig: Rig) -> None:
+    await rig.plane.write(upsert(KEY), context())
+    for side in ("old", "new"):
+        made = await rig.stored(side, KEY)
+        assert made is not None
+        assert made.fields["token_count"] is None, "a field left out of a new record"
+    await rig.plane.write(upsert(KEY, token_count=5), context())
+    for given, expected in (({}, 5), ({"token_count": None}, None)):
+        await rig.plane.write(upsert(KEY, **given), context())
+        for side in ("old", "new"):
+            stored = await rig.stored(side, KEY)
+            assert stored is not None
+            assert stored.fields["token_count"] == expected
+    assert await rig.dirty() == set()
+
+
 async def test_a_failing_secondary_never_fails_a_write(rig: Rig) -> None:
     rig.stores["new"].fail_apply = DOWN
     ack = await rig.plane.write(upsert(KEY), context())

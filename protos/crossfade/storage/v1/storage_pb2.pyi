@@ -298,15 +298,18 @@ class Record(_message.Message):
     FIELDS_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     vector: _builtins.bytes
-    """float32, little endian, packed: 4 * dim bytes. Absent: null, or not asked for."""
+    """float32, little endian, packed: 4 * dim bytes. Absent: null (in an Upsert too), or not asked
+    for.
+    """
     @_builtins.property
     def key(self) -> Global___Key:
         """Insert and Upsert: may be absent where the schema allocates the key."""
 
     @_builtins.property
     def fields(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
-        """Every field outside the key, by name. In a write: a name left out takes the schema's
-        default. In an answer: a name left out is not stored there or was not asked for.
+        """Every field outside the key, by name. In a write: a name left out takes the schema's default
+        (or null) in a new record, and keeps its stored value in one that Upsert finds; an explicit
+        null sets null. In an answer: a name left out is not stored there or was not asked for.
         """
 
     def __init__(

@@ -104,8 +104,8 @@ class StorageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Upsert(self, request, context):
-        """Store a record, whole: a field left out becomes its default or null (fields that the schema
-        marks "keep" stay as they are).
+        """Store a record, new or not. A field left out keeps its stored value when the record exists, and
+        takes its default (or null) when it does not; an explicit null sets null.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,8 +70,8 @@ class StorageServiceStub:
     Insert: _grpc.UnaryUnaryMultiCallable[_storage_pb2.InsertRequest, _storage_pb2.WriteResponse]
     """Store a new record. ALREADY_EXISTS if the key is taken."""
     Upsert: _grpc.UnaryUnaryMultiCallable[_storage_pb2.UpsertRequest, _storage_pb2.WriteResponse]
-    """Store a record, whole: a field left out becomes its default or null (fields that the schema
-    marks "keep" stay as they are).
+    """Store a record, new or not. A field left out keeps its stored value when the record exists, and
+    takes its default (or null) when it does not; an explicit null sets null.
     """
     Update: _grpc.UnaryUnaryMultiCallable[_storage_pb2.UpdateRequest, _storage_pb2.WriteResponse]
     """Change some fields of a record that exists, else NOT_FOUND. The answer has the whole record."""
@@ -100,8 +100,8 @@ class StorageServiceAsyncStub(StorageServiceStub):
     Insert: _aio.UnaryUnaryMultiCallable[_storage_pb2.InsertRequest, _storage_pb2.WriteResponse]  # type: ignore[assignment]
     """Store a new record. ALREADY_EXISTS if the key is taken."""
     Upsert: _aio.UnaryUnaryMultiCallable[_storage_pb2.UpsertRequest, _storage_pb2.WriteResponse]  # type: ignore[assignment]
-    """Store a record, whole: a field left out becomes its default or null (fields that the schema
-    marks "keep" stay as they are).
+    """Store a record, new or not. A field left out keeps its stored value when the record exists, and
+    takes its default (or null) when it does not; an explicit null sets null.
     """
     Update: _aio.UnaryUnaryMultiCallable[_storage_pb2.UpdateRequest, _storage_pb2.WriteResponse]  # type: ignore[assignment]
     """Change some fields of a record that exists, else NOT_FOUND. The answer has the whole record."""
@@ -139,8 +139,8 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _storage_pb2.UpsertRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_storage_pb2.WriteResponse, _abc.Awaitable[_storage_pb2.WriteResponse]]:
-        """Store a record, whole: a field left out becomes its default or null (fields that the schema
-        marks "keep" stay as they are).
+        """Store a record, new or not. A field left out keeps its stored value when the record exists, and
+        takes its default (or null) when it does not; an explicit null sets null.
         """
 
     @_abc_1.abstractmethod
