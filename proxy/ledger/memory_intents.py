@@ -26,31 +26,40 @@ class MemoryIntents:
         replica = state.replicas.get(replica_id)
         if replica is None or not state.alive(replica):
             raise LeaseLost("This replica's lease has run out.", where="ledger")
+        seen: dict[str, str] = {}
         for draft in drafts:
-            self._check_idempotency(draft)
+            self._check_idempotency(draft, seen)
         snapshot, xid = state.xid, state.commit()
         return [self._append(draft, replica_id, snapshot, xid) for draft in drafts]
 
-    def _check_idempotency(self, draft: IntentDraft) -> None:
+    def _check_idempotency(self, draft: IntentDraft, seen: dict[str, str]) -> None:
+        """Refuse a reused or busy key. `seen`: digests by key of the drafts before this one."""
         idem = draft.idempotency_key
-        known = self._state.answers.get(idem) if idem else None
-        if known is None:
+        if not idem:
             return
-        if known.digest != draft.request_digest:
+        known, twice = self._state.answers.get(idem), idem in seen
+        digest = known.digest if known else seen.setdefault(idem, draft.request_digest)
+        seen[idem] = digest
+        if digest != draft.request_digest:
             raise Rejected(
                 f"Idempotency key {idem!r} was used for another request.",
                 reason=Reason.FAILED_PRECONDITION,
                 hint="Use a new key for every new request.",
             )
-        if known.answer is None and any(
-            intent.idem == idem and intent.settled_xid is None
-            for intent in self._state.intents.values()
-        ):
+        unanswered = known is None or known.answer is None
+        elsewhere = known is not None and known.key != draft.key
+        if unanswered and (twice or elsewhere or self._under_way(idem)):
             raise Unavailable(
                 f"The first try with idempotency key {idem!r} has not ended yet.",
                 where="proxy",
                 hint="Retry in a moment with the same key.",
             )
+
+    def _under_way(self, idem: str) -> bool:
+        return any(
+            intent.idem == idem and intent.settled_xid is None
+            for intent in self._state.intents.values()
+        )
 
     def _append(self, draft: IntentDraft, replica_id: str, snapshot: int, xid: int) -> Intent:
         state, idem = self._state, draft.idempotency_key

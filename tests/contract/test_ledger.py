@@ -303,6 +303,27 @@ async def test_an_idempotency_key_is_not_forgotten_once_its_intent_was_taken_ove
     assert await ledger.recall("k1") == KEY
 
 
+async def test_an_idempotency_key_is_busy_for_a_second_draft_of_one_append(
+    ledger: Ledger,
+) -> None:
+    with pytest.raises(Unavailable):
+        await append(ledger, "r1", KEY, OTHER, idem="k1")
+    assert await ledger.unsettled() == 0
+    assert await ledger.recall("k1") is None
+    (first,) = await append(ledger, "r1", KEY, idem="k1")
+    assert not first.resumed
+
+
+async def test_an_idempotency_key_never_resumes_under_another_key(ledger: Ledger) -> None:
+    (intent,) = await append(ledger, "r1", KEY, idem="k1")
+    await settle(ledger, intent, clean=False)
+    with pytest.raises(Unavailable):
+        await append(ledger, "r2", OTHER, idem="k1")
+    assert await ledger.recall("k1") == KEY
+    (again,) = await append(ledger, "r2", KEY, idem="k1")
+    assert again.resumed
+
+
 async def test_an_idempotency_key_of_another_request_is_refused(ledger: Ledger) -> None:
     await append(ledger, "r1", KEY, idem="k1")
     draft = IntentDraft(

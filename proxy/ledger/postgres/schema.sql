@@ -200,16 +200,23 @@ BEGIN
     IF cardinality(fresh) < cardinality(array_remove(idems, '')) THEN
         FOR found_row IN
             SELECT t.idem, d.digest <> t.digest AS reused,
-                   d.answer IS NULL AND EXISTS (
-                       SELECT 1 FROM crossfade.intents i
-                       WHERE i.migration = migration_number AND i.idem = t.idem
-                         AND i.settled_xid IS NULL
+                   d.answer IS NULL AND (
+                       -- Twice in this very append, or under a key that the first try, which came
+                       -- after this one had asked for it, did not allocate.
+                       count(*) OVER (PARTITION BY t.idem) > 1 OR d.key <> t.key
+                       OR EXISTS (
+                           SELECT 1 FROM crossfade.intents i
+                           WHERE i.migration = migration_number AND i.idem = t.idem
+                             AND i.settled_xid IS NULL
+                       )
                    ) AS busy
-            FROM unnest(idems, digests) AS t (idem, digest)
+            FROM unnest(idems, digests, keys) AS t (idem, digest, key)
             JOIN crossfade.idempotency d ON d.migration = migration_number AND d.idem = t.idem
             WHERE t.idem <> ''
         LOOP
             IF found_row.reused OR found_row.busy THEN
+                DELETE FROM crossfade.idempotency d
+                WHERE d.migration = migration_number AND d.idem = ANY (fresh);
                 RETURN QUERY SELECT CASE WHEN found_row.reused THEN 'reused' ELSE 'busy' END,
                     0::bigint, '', found_row.idem, '', NULL::jsonb;
                 RETURN;

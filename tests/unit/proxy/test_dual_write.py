@@ -394,6 +394,26 @@ async def test_allocated_keys_survive_a_retry(rig: Rig) -> None:
     assert ack.key == first_key, "the retry did not make a second record"
 
 
+async def test_two_inserts_at_once_under_one_idempotency_key_make_one_record(rig: Rig) -> None:
+    insert = Write(
+        op=WriteOp.INSERT,
+        collection="crate_configs",
+        key=(),
+        fields={"name": "serde"},
+        set_vector=False,
+    )
+    # The first keeps a flush of the ledger under way, so that the other two share the next one.
+    outcomes = await asyncio.gather(
+        rig.plane.write(upsert(KEY), context()),
+        *(rig.plane.write(insert, context("k")) for _ in range(2)),
+        return_exceptions=True,
+    )
+    refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert all(isinstance(error, Unavailable) for error in refused)
+    keys = {write.key for write in rig.stores["old"].applied if write.collection == "crate_configs"}
+    assert len(keys) == 1
+
+
 class LedgerDown:
     """A ledger whose appends fail while `down`."""
 
