@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from proxy.clock import Clock
 from proxy.errors import ConfigInvalid, CrossfadeError, Unavailable, Violation
@@ -27,14 +27,21 @@ class Opening:
         self._clock = clock
         self._down: dict[str, Unavailable] = {}
         self._told: dict[str, str] = {}
+        self._used = frozenset(stores)
 
-    async def open(self) -> None:
+    async def open(self, *, only: str = "") -> None:
         """Open both and check their tables; everything that is wrong is told at once.
+
+        Args:
+            only: the one store that the phase still uses, "" for both. The other may have lost
+                its tables: what is wrong with it is logged, and it stays closed.
 
         Raises:
             ConfigInvalid: tables, columns or types do not fit the layouts.
             Corrupt: a store answers with what cannot be read.
         """
+        if only:
+            self._used = frozenset((only,))
         found = await asyncio.gather(*(self._open(name) for name in self.stores))
         violations = tuple(violation for part in found for violation in part)
         if violations:
@@ -42,10 +49,23 @@ class Opening:
 
     async def _open(self, name: str) -> list[Violation]:
         try:
-            return await open_and_check(self.stores[name])
+            violations = await open_and_check(self.stores[name])
         except Unavailable as error:
             self._down[name] = error
             return []
+        except CrossfadeError as error:
+            if name in self._used:
+                raise
+            await self._leave_closed(name, str(error))
+            return []
+        if violations and name not in self._used:
+            await self._leave_closed(name, _misfit(violations))
+            return []
+        return violations
+
+    async def _leave_closed(self, name: str, trouble: str) -> None:
+        await self.stores[name].close()
+        self._tell(name, trouble)
 
     def require(self, name: str) -> None:
         """Return if this store is open.
@@ -74,9 +94,9 @@ class Opening:
             return
         if violations:
             # Its writes would be refused one by one; as it is, they are marked and repaired.
-            await store.close()
-            listed = "; ".join(str(violation) for violation in violations)
-            self._tell(name, f"it does not fit its layouts: {listed}")
+            await self._leave_closed(name, _misfit(violations))
+            if name not in self._used:
+                del self._down[name]
             return
         del self._down[name]
         log.warning("the %s store answers now", name)
@@ -85,6 +105,11 @@ class Opening:
         if self._told.get(name) != trouble:
             self._told[name] = trouble
             log.error("the %s store is not opened: %s", name, trouble)
+
+
+def _misfit(violations: Sequence[Violation]) -> str:
+    listed = "; ".join(str(violation) for violation in violations)
+    return f"it does not fit its layouts: {listed}"
 
 
 async def open_and_check(store: Store) -> list[Violation]:

@@ -15,6 +15,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.config.loader import Config
 from proxy.errors import CrossfadeError
 from proxy.fronts.native.serve import NativeServer, ServeOptions
+from proxy.ledger.types import Phase
 from proxy.server.build import build_ledger, build_store
 from proxy.server.health import LeaseHealth
 from proxy.server.housekeeping import Housekeeping, pay_debt
@@ -24,7 +25,6 @@ from proxy.telemetry.gauges import GaugePoller
 from proxy.telemetry.logs import configure_logs
 from proxy.telemetry.observed import ObservedDataPlane
 from proxy.telemetry.setup import Telemetry, build_telemetry
-from reconcile.tasks import both
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ async def running(
 async def open_parts(config: Config, telemetry: Telemetry, clock: Clock) -> Parts:
     """Open stores and ledger, join the migration, and wire a proxy over them.
 
-    The ledger and the primary must answer; a secondary that does not is opened later.
+    The ledger and the primary must answer; a secondary that does not is opened later. In new_only
+    the old store may be gone, or its tables: that is logged, and nothing else.
     """
     settings = config.settings
     stores = {
@@ -119,8 +120,10 @@ async def open_parts(config: Config, telemetry: Telemetry, clock: Clock) -> Part
     opening = Opening(stores, clock)
     ledger = build_ledger(settings, clock)
     try:
-        await both(opening.open(), ledger.open())
-        opening.require((await ledger.routing()).primary)
+        await ledger.open()
+        routing = await ledger.routing()
+        await opening.open(only=routing.primary if routing.phase is Phase.NEW_ONLY else "")
+        opening.require(routing.primary)
         parts = build_parts(config, opening, ledger, telemetry, clock)
         await parts.flags.open()
         await parts.member.start()

@@ -1,0 +1,68 @@
+"""Which store keeps a proxy from starting: one that the phase uses."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.clock import SystemClock
+from proxy.errors import ConfigInvalid, Corrupt, CrossfadeError, StoreProblem, Unavailable
+from proxy.server.opening import Opening
+from proxy.stores.memory import MemoryStore
+from tests.doc_server import schemas
+
+
+class Dropped(MemoryStore):
+    """A store whose tables are gone, or that fails to open."""
+
+    def __init__(self, name: str, error: CrossfadeError | None = None) -> None:
+        super().__init__(name, schemas()[name], SystemClock())
+        self._error = error
+        self.closed = False
+
+    async def open(self) -> None:
+        """Fail if told to."""
+        if self._error is not None:
+            raise self._error
+
+    async def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+    async def check(self) -> list[StoreProblem]:
+        """Miss the table."""
+        return [StoreProblem(store=self.name, what="the table crates is missing")]
+
+
+def opening(old: MemoryStore, new: MemoryStore | None = None) -> Opening:
+    new = new or MemoryStore("new", schemas()["new"], SystemClock())
+    return Opening({"old": old, "new": new}, SystemClock())
+
+
+async def test_a_store_that_does_not_fit_keeps_a_proxy_from_starting() -> None:
+    with pytest.raises(ConfigInvalid, match="crates is missing"):
+        await opening(Dropped("old")).open()
+
+
+@pytest.mark.parametrize("error", [None, Corrupt("a strange catalogue")])
+async def test_in_new_only_an_old_store_without_its_tables_is_logged_and_left_closed(
+    caplog: pytest.LogCaptureFixture, error: CrossfadeError | None
+) -> None:
+    old = Dropped("old", error)
+    made = opening(old)
+    await made.open(only="new")
+    made.require("new")
+    assert old.closed
+    assert ("strange" if error else "crates is missing") in caplog.text
+    await made.run()  # it ends: nobody waits for that store
+
+
+async def test_in_new_only_an_old_store_that_is_gone_keeps_no_proxy_from_starting() -> None:
+    made = opening(Dropped("old", Unavailable("gone", where="old")))
+    await made.open(only="new")
+    made.require("new")
+
+
+async def test_in_new_only_the_new_store_must_fit() -> None:
+    old = MemoryStore("old", schemas()["old"], SystemClock())
+    with pytest.raises(ConfigInvalid, match="crates is missing"):
+        await opening(old, Dropped("new")).open(only="new")
