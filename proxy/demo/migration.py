@@ -23,7 +23,7 @@ from proxy.demo.load import create_schemas, load_old
 from proxy.demo.narrator import Narrator
 from proxy.demo.options import DemoOptions, Pace
 from proxy.demo.plan import Plan, key_of
-from proxy.demo.processes import Child, ChildFailed, Household
+from proxy.demo.processes import Child, ChildFailed, Household, usage
 from proxy.demo.settings import write_settings
 from proxy.demo.verdict import Findings
 from proxy.demo.walk import Stage, walk
@@ -78,6 +78,9 @@ class Migration:
             )
             async with self._live_clients(household, addresses):
                 await walk(stage)
+                self.findings.processes = household.usage()
+                if dsns.server_pid is not None:
+                    self.findings.processes["postgresql"] = usage(dsns.server_pid)
             await self._settle_down(control)
         await self._check(dsns)
 

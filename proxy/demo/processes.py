@@ -161,6 +161,10 @@ class Household:
         for child in self._children:
             child.check()
 
+    def usage(self) -> dict[str, dict[str, float]]:
+        """Return what each running process has used so far, by name."""
+        return {child.name: usage(child.process.pid) for child in self._children}
+
     async def stop(self, child: Child) -> int:
         """Stop one process and forget it."""
         self._children.remove(child)
@@ -188,6 +192,28 @@ class Household:
     async def _stop_all(self) -> None:
         while self._children:
             await self._children.pop().stop()
+
+
+def usage(pid: int) -> dict[str, float]:
+    """Return seconds of CPU, ended children included, and MiB of memory, children included.
+
+    Shared memory is divided among its users where the system says how (Linux: PSS). A process
+    that has gone used 0.
+    """
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        ended = process.cpu_times()
+        cpu_s = ended.children_user + ended.children_system
+        memory = 0
+        for one in family:
+            times = one.cpu_times()
+            cpu_s += times.user + times.system
+            held = one.memory_full_info()
+            memory += getattr(held, "pss", held.rss)
+    except psutil.Error:
+        return {"cpu_s": 0.0, "memory_mib": 0.0}
+    return {"cpu_s": round(cpu_s, 2), "memory_mib": round(memory / 2**20, 1)}
 
 
 def environment() -> dict[str, str]:

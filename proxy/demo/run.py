@@ -121,7 +121,7 @@ async def _guarded(migration: Migration, guard: Guard) -> None:
         except (CrossfadeError, CallError) as error:
             migration.findings.error = str(error)
         finally:
-            _keep_logs(scratch / "logs", migration.options.out / "logs")
+            _keep_logs(scratch, migration.options.out / "logs")
 
 
 def _introduce(narrator: Narrator, corpus: Corpus, seed: int) -> None:
@@ -145,8 +145,11 @@ def _scratch(guard: Guard) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _keep_logs(logs: Path, out: Path) -> None:
+def _keep_logs(scratch: Path, out: Path) -> None:
     """Copy what every process said; it is little, and the first thing to look at."""
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(logs, out)
+    shutil.copytree(scratch / "logs", out)
+    server = scratch / "pg" / "data" / "log"
+    if server.is_file():
+        shutil.copyfile(server, out / "postgresql.log")

@@ -27,6 +27,7 @@ class Findings:
         shadow: the merged shadow report before the ramp.
         rows: on each store, counted straight in PostgreSQL.
         matched: rows equal on both stores, by the independent check.
+        processes: what each process used, by name: cpu_s, memory_mib.
     """
 
     started_at: dt.datetime
@@ -46,6 +47,7 @@ class Findings:
     matched: int = 0
     differences: Sequence[RowDifference] = ()
     lost: Sequence[LostWrite] = ()
+    processes: dict[str, dict[str, float]] = field(default_factory=dict)
     error: str = ""
 
 
@@ -114,6 +116,7 @@ def build_report(findings: Findings, pace: Pace) -> dict[str, JsonValue]:
         "backfill": dict(findings.backfill),
         "index": dict(findings.index),
         "shadow": dict(findings.shadow),
+        "processes": dict(findings.processes),
         "events": list(findings.events),
         "damage": [item.as_json() for item in findings.damage],
     }
