@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from proxy.canonical import same_value
@@ -18,6 +18,7 @@ class Item:
 
     Attributes:
         asked: as the client gave it.
+        idempotency_key: this write's own, "" for none.
         write: resolved, as the stores get it; None until then, or if that failed.
         target: the store whose answer the client gets, the primary but for records that only the
             other store can hold.
@@ -29,7 +30,7 @@ class Item:
     """
 
     asked: Write
-    position: int
+    idempotency_key: str = ""
     write: Write | None = None
     target: str = ""
     one_sided: bool = False
@@ -160,7 +161,7 @@ def answer(item: Item, *, dual: bool) -> BatchItem:
     if item.error is not None:
         return BatchItem(error=item.error)
     if item.replayed and item.intent is not None:
-        return BatchItem(ack=_replay(item.intent))
+        return BatchItem(ack=replay(item.intent.key, item.intent.earlier or {}))
     if item.primary.error is not None:
         return BatchItem(error=item.primary.error)
     write, result = item.write, item.primary.result
@@ -175,10 +176,9 @@ def answer(item: Item, *, dual: bool) -> BatchItem:
     return BatchItem(ack=ack)
 
 
-def _replay(intent: Intent) -> WriteAck:
-    earlier = intent.earlier or {}
+def replay(key: Key, earlier: Mapping[str, JsonValue]) -> WriteAck:
+    """Return the acknowledgement that was recorded for a write."""
     parts = earlier.get("key")
-    key: Key = intent.key
     if isinstance(parts, list):
         key = tuple(part for part in parts if isinstance(part, str | int))
     return WriteAck(key=key, existed=bool(earlier.get("existed")), replayed=True)

@@ -55,7 +55,7 @@ class Deletes:
         async for keys in self._key_pages(collection, filter, context):
             if self.has_children(collection):
                 for key in keys:
-                    ack = await self.delete_tree(collection, key, context=context)
+                    ack = await self.delete_tree(collection, key, context=_anonymous(context))
                     deleted += ack.existed
                 continue
             writes = [_delete(collection, key) for key in keys]
@@ -80,10 +80,16 @@ class Deletes:
     async def delete_tree(self, collection: str, key: Key, *, context: RequestContext) -> WriteAck:
         """Delete a record after all that hangs on it.
 
+        The idempotency key is the record's own: deletes of its children may be repeated.
+
         Raises:
             Rejected(FAILED_PRECONDITION): children kept appearing.
         """
         parent = _delete(collection, key)
+        idem = f"{context.idempotency_key}#0" if context.idempotency_key else ""
+        earlier = await self._writer.earlier(parent, idem) if idem else None
+        if earlier is not None:
+            return earlier
         for _ in range(_CASCADE_ROUNDS):
             last: list[Write] = []
             async for writes in self._descendants(collection, key, context):
@@ -92,13 +98,18 @@ class Deletes:
                 last = writes
             # The last children go with the parent, in one transaction where the store has them.
             items = await self._writer.submit(
-                [*last, parent], atomic=True, context=_anonymous(context)
+                [*last, parent],
+                atomic=True,
+                context=context,
+                idempotency_keys=[*[""] * len(last), idem],
             )
             refused = [item.error for item in items if item.error is not None]
             if not refused:
                 return _ack(items[-1])
             if not all(_is_blocked(error) for error in refused):
                 raise refused[0]
+            if idem:
+                await self._writer.settle_now()
         raise Rejected(
             f"{collection} {list(key)} still has children after {_CASCADE_ROUNDS} rounds.",
             reason=Reason.FAILED_PRECONDITION,

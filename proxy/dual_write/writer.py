@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from proxy.clock import Clock
 from proxy.config.settings import WriteSettings
-from proxy.dataplane import BatchItem, RequestContext
+from proxy.dataplane import BatchItem, RequestContext, WriteAck
 from proxy.dual_write.attempt import (
     UNCHANGED,
     Item,
@@ -17,6 +17,7 @@ from proxy.dual_write.attempt import (
     follow_accepted,
     may_be_ours,
     pending,
+    replay,
     secondary_write,
     settlement,
 )
@@ -67,6 +68,7 @@ class _Submission:
     writes: Sequence[Write]
     atomic: bool
     context: RequestContext
+    idempotency_keys: Sequence[str]
     answered: asyncio.Future[list[BatchItem]]
 
 
@@ -91,11 +93,19 @@ class DualWriter:
         return await self._tasks.wait_all(timeout_s=timeout_s)
 
     async def submit(
-        self, writes: Sequence[Write], *, atomic: bool, context: RequestContext
+        self,
+        writes: Sequence[Write],
+        *,
+        atomic: bool,
+        context: RequestContext,
+        idempotency_keys: Sequence[str] = (),
     ) -> list[BatchItem]:
         """Apply writes and return an item each, with errors as data.
 
         A caller that is cancelled or out of time leaves the writes running to their end (W2).
+
+        Args:
+            idempotency_keys: one a write, if they are not made from the context's.
 
         Raises:
             Rejected(RESOURCE_EXHAUSTED): too many writes in flight; nothing was done.
@@ -111,6 +121,7 @@ class DualWriter:
             writes=writes,
             atomic=atomic,
             context=context,
+            idempotency_keys=idempotency_keys or _item_keys(context.idempotency_key, len(writes)),
             answered=asyncio.get_running_loop().create_future(),
         )
         self._tasks.start(self._run(submission), name=f"write {context.request_id}")
@@ -124,6 +135,25 @@ class DualWriter:
                 timed_out=True,
                 hint="It runs to its end; retry with the same idempotency key.",
             ) from error
+
+    async def earlier(self, write: Write, idempotency_key: str) -> WriteAck | None:
+        """Return what was answered to a write under its idempotency key, None if nothing was.
+
+        Raises:
+            Rejected(FAILED_PRECONDITION): the key was used for another request.
+            Unavailable: the ledger does not answer.
+        """
+        try:
+            known = await self._parts.ledger.answered(idempotency_key, request_digest(write))
+        except Unavailable:
+            if self._settings.ledger_down != "primary_alone":
+                raise
+            return None
+        return replay(write.key, known) if known is not None else None
+
+    async def settle_now(self) -> None:
+        """Settle what waits, so that an idempotency key may be used again."""
+        await self._parts.settle.flush()
 
     async def _run(self, submission: _Submission) -> None:
         answered = submission.answered
@@ -154,10 +184,11 @@ class DualWriter:
         )
 
     async def _attempt(self, submission: _Submission, ticket: Ticket) -> list[BatchItem]:
-        items = [Item(asked=write, position=n) for n, write in enumerate(submission.writes)]
+        pairs = zip(submission.writes, submission.idempotency_keys, strict=True)
+        items = [Item(asked=write, idempotency_key=idem) for write, idem in pairs]
         for item in items:
             try:
-                await self._resolve(item, submission, ticket)
+                await self._resolve(item, ticket)
             except CrossfadeError as error:
                 if submission.atomic:
                     raise
@@ -174,7 +205,7 @@ class DualWriter:
             dual = await self._apply(ready, submission, ticket)
         return [answer(item, dual=dual) for item in items]
 
-    async def _resolve(self, item: Item, submission: _Submission, ticket: Ticket) -> None:
+    async def _resolve(self, item: Item, ticket: Ticket) -> None:
         """Step 1, under the ticket's routing: sequences and capabilities are the primary's."""
         asked, routing = item.asked, ticket.routing
         target = item.target = self._target(asked, routing)
@@ -182,9 +213,8 @@ class DualWriter:
         spec = self._parts.specs[asked.collection]
         stored = side.store.schema.layouts[asked.collection].stored_fields()
         key = asked.key
-        idem = submission.context.idempotency_key
-        if not key and idem:
-            key = await self._parts.ledger.recall(_item_key(idem, item.position)) or ()
+        if not key and item.idempotency_key:
+            key = await self._parts.ledger.recall(item.idempotency_key) or ()
         if key:
             asked = _with_key(asked, key)
         numbers = {
@@ -219,9 +249,9 @@ class DualWriter:
         await self._check_lease(ticket)
         for target in {item.target for item in items}:
             self._refuse_open_breaker(target)
-        if dual or submission.context.idempotency_key:
+        if dual or any(submission.idempotency_keys):
             try:
-                await self._append(items, submission, ticket)
+                await self._append(items, ticket)
             except (StaleEpoch, LeaseLost):
                 raise
             except Unavailable as error:
@@ -271,9 +301,8 @@ class DualWriter:
                 hint="Retry with backoff.",
             )
 
-    async def _append(self, items: list[Item], submission: _Submission, ticket: Ticket) -> None:
+    async def _append(self, items: list[Item], ticket: Ticket) -> None:
         """Step 3: one intent a key, durable when this returns."""
-        idem = submission.context.idempotency_key
         drafts: dict[tuple[str, object], IntentDraft] = {}
         for item in items:
             if item.write is not None:
@@ -283,8 +312,8 @@ class DualWriter:
                         collection=item.write.collection,
                         key=item.write.key,
                         op=item.write.op.value,
-                        idempotency_key=_item_key(idem, item.position) if idem else "",
-                        request_digest=request_digest(item.asked) if idem else "",
+                        idempotency_key=item.idempotency_key,
+                        request_digest=request_digest(item.asked) if item.idempotency_key else "",
                     ),
                 )
         intents = await self._parts.append.append(
@@ -416,8 +445,8 @@ def _unproven(error: CrossfadeError, target: str) -> Unavailable:
     )
 
 
-def _item_key(idempotency_key: str, position: int) -> str:
-    return f"{idempotency_key}#{position}"
+def _item_keys(idempotency_key: str, count: int) -> list[str]:
+    return [f"{idempotency_key}#{n}" if idempotency_key else "" for n in range(count)]
 
 
 def _with_key(write: Write, key: tuple[str | int, ...]) -> Write:

@@ -46,6 +46,15 @@ class IntentLog(Protocol):
     async def recall(self, idempotency_key: str) -> Key | None:
         """Return the key that the first try with this idempotency key resolved to."""
 
+    async def answered(
+        self, idempotency_key: str, request_digest: str
+    ) -> Mapping[str, JsonValue] | None:
+        """Return the recorded answer of an idempotency key, None if there is none.
+
+        Raises:
+            Rejected(FAILED_PRECONDITION): it was used for another request.
+        """
+
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Close intents. Not clean, overlapped (rule W5) or taken over: the key is dirty."""
 
@@ -212,7 +221,7 @@ class RoutingLog(Protocol):
         Raises:
             StaleEpoch: somebody changed it first.
             Rejected(FAILED_PRECONDITION): with `drained`, something is unsettled, dirty or being
-                copied.
+                copied, or the flag "full_verify_needed" is set.
         """
 
     async def register_replica(
@@ -238,7 +247,7 @@ class RoutingLog(Protocol):
         """Return when the routing may have changed from `epoch`, or after the timeout."""
 
     async def set_flag(self, name: str, value: JsonValue, *, actor: str, reason: str) -> None:
-        """Store a durable fact of the migration ("full_verify_needed": true) and log it."""
+        """Store a durable fact of the migration ("full_verify_needed": {"at": ...}) and log it."""
 
     async def flags(self) -> dict[str, JsonValue]:
         """Return the durable facts."""

@@ -18,6 +18,7 @@ class MemoryLedger:
         intents, copies = MemoryIntents(self.state), MemoryCopies(self.state)
         jobs, routes = MemoryJobs(self.state), MemoryRouting(self.state)
         self.append, self.settle, self.recall = intents.append, intents.settle, intents.recall
+        self.answered = intents.answered
         self.fenced, self.mark_dirty = intents.fenced, intents.mark_dirty
         self.unsettled, self.dirty_counts = intents.unsettled, intents.dirty_counts
         self.sweep, self.prune = intents.sweep, intents.prune

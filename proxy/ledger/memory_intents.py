@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from proxy.errors import LeaseLost, Reason, Rejected, StaleEpoch, Unavailable
 from proxy.ledger.memory_state import MemoryState, StoredAnswer, StoredIntent
 from proxy.ledger.types import Intent, IntentDraft, Settlement
-from proxy.model import Key
+from proxy.model import JsonValue, Key
 
 
 class MemoryIntents:
@@ -41,11 +41,7 @@ class MemoryIntents:
         digest = known.digest if known else seen.setdefault(idem, draft.request_digest)
         seen[idem] = digest
         if digest != draft.request_digest:
-            raise Rejected(
-                f"Idempotency key {idem!r} was used for another request.",
-                reason=Reason.FAILED_PRECONDITION,
-                hint="Use a new key for every new request.",
-            )
+            raise _reused(idem)
         unanswered = known is None or known.answer is None
         elsewhere = known is not None and known.key != draft.key
         if unanswered and (twice or elsewhere or self._under_way(idem)):
@@ -94,6 +90,15 @@ class MemoryIntents:
         """See `IntentLog.recall`."""
         known = self._state.answers.get(idempotency_key)
         return known.key if known else None
+
+    async def answered(
+        self, idempotency_key: str, request_digest: str
+    ) -> Mapping[str, JsonValue] | None:
+        """See `IntentLog.answered`."""
+        known = self._state.answers.get(idempotency_key)
+        if known is not None and known.digest != request_digest:
+            raise _reused(idempotency_key)
+        return known.answer if known else None
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """See `IntentLog.settle`."""
@@ -193,3 +198,11 @@ class MemoryIntents:
         for seq in old:
             del state.intents[seq]
         return len(old)
+
+
+def _reused(idem: str) -> Rejected:
+    return Rejected(
+        f"Idempotency key {idem!r} was used for another request.",
+        reason=Reason.FAILED_PRECONDITION,
+        hint="Use a new key for every new request.",
+    )

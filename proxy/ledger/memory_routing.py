@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from proxy.errors import LeaseLost, Reason, Rejected, StaleEpoch
 from proxy.ledger.memory_state import MemoryState, StoredReplica
-from proxy.ledger.types import Event, Replica, Routing
+from proxy.ledger.types import Event, Replica, Routing, unverified
 from proxy.model import JsonValue
 
 
@@ -58,6 +58,8 @@ class MemoryRouting:
         now_s = state.clock.monotonic_s()
         unsettled = sum(item.settled_xid is None for item in state.intents.values())
         copies = sum(item.copying and item.expires_s > now_s for item in state.snapshots.values())
+        if state.flags.get("full_verify_needed"):
+            raise unverified()
         if unsettled or state.dirty or copies:
             raise Rejected(
                 f"Not drained: {unsettled} unsettled intents, {len(state.dirty)} dirty keys,"

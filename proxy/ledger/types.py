@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from proxy.errors import Reason, Rejected
 from proxy.model import JsonValue, Key
 from proxy.query import KeyRange
 
@@ -230,3 +231,12 @@ class Event:
     reason: str
     epoch: int
     detail: Mapping[str, JsonValue]
+
+
+def unverified() -> Rejected:
+    """Return why the roles cannot be swapped after writes that the ledger has not seen."""
+    return Rejected(
+        "Writes went to the primary alone while the ledger was down: what they wrote is not known.",
+        reason=Reason.FAILED_PRECONDITION,
+        hint="Run `crossfade verify`, repair what it finds, and try again once one was clean.",
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from proxy.ledger.base import IntentLog
 from proxy.ledger.types import Intent, IntentDraft, Settlement
-from proxy.model import Key
+from proxy.model import JsonValue, Key
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.probe import Probe
 from proxy.telemetry.traces import Tracing
@@ -35,6 +35,14 @@ class InstrumentedIntents:
     async def recall(self, idempotency_key: str) -> Key | None:
         """See `IntentLog.recall`."""
         return await self._probe.call("recall", "", self._inner.recall(idempotency_key))
+
+    async def answered(
+        self, idempotency_key: str, request_digest: str
+    ) -> Mapping[str, JsonValue] | None:
+        """See `IntentLog.answered`."""
+        return await self._probe.call(
+            "answered", "", self._inner.answered(idempotency_key, request_digest)
+        )
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """See `IntentLog.settle`. What overlapped is known to the ledger alone, so it counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -266,6 +267,10 @@ async def test_an_idempotency_key_answers_from_the_record(ledger: Ledger) -> Non
     assert again.earlier == {"ok": True}
     assert await ledger.recall("k1") == KEY
     assert await ledger.recall("unknown") is None
+    assert await ledger.answered("k1", "d") == {"ok": True}
+    assert await ledger.answered("unknown", "d") is None
+    with pytest.raises(Rejected):
+        await ledger.answered("k1", "other")
 
 
 async def test_an_unanswered_idempotency_key_resumes(ledger: Ledger) -> None:
@@ -474,3 +479,17 @@ async def test_a_ledger_that_is_not_there_is_unavailable() -> None:
     ledger = PostgresLedger("host=127.0.0.1 port=1 dbname=x connect_timeout=1", "m1")
     with pytest.raises(Unavailable, match=r"ledger\.dsn"):
         await ledger.open()
+
+
+async def test_roles_are_not_swapped_while_writes_without_the_ledger_are_unverified(
+    ledger: Ledger,
+) -> None:
+    routing = await ledger.routing()
+    options: dict[str, Any] = {"kind": "swap", "actor": "me", "reason": "", "detail": {}}
+    at = {"at": "2026-01-01T00:00:00+00:00"}
+    await ledger.set_flag("full_verify_needed", at, actor="me", reason="")
+    with pytest.raises(Rejected, match="primary alone"):
+        await ledger.change_routing(routing.epoch, routing, drained=True, **options)
+    await ledger.set_flag("full_verify_needed", False, actor="me", reason="")
+    changed = await ledger.change_routing(routing.epoch, routing, drained=True, **options)
+    assert changed.epoch == routing.epoch + 1

@@ -19,6 +19,8 @@ from proxy.stores.postgres.connection import Connection as PromptConnection
 SCHEMA_VERSION = 1
 _SCHEMA_LOCK = 1668441715
 _DEADLOCK_TRIES = 5
+_PATIENCE_S = 0.1
+"""A ledger that was down a moment ago gets little time: writes are refused, not kept waiting."""
 
 Connection = AsyncConnection[TupleRow]
 
@@ -36,11 +38,18 @@ class LedgerDatabase:
         self.dsn = dsn
         self.deadline_s = deadline_s
         self.migration_number = 0
+        self._down = ""
+        self._busy = 0
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
             # A call that is given up must not wait for a server that hangs: the lease does not.
             connection_class=PromptConnection,
-            kwargs={"autocommit": True, "prepare_threshold": 1, "application_name": "crossfade"},
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": 1,
+                "application_name": "crossfade",
+                "noted": self._note,
+            },
             configure=_configure,
             check=None,
             min_size=1,
@@ -98,12 +107,22 @@ class LedgerDatabase:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection; driver errors come out as ours."""
+        patience_s = _PATIENCE_S if self._down and not self._busy else self.deadline_s
+        lent = self._pool.connection(timeout=patience_s)
         try:
-            async with asyncio.timeout(self.deadline_s), self._pool.connection() as connection:
-                yield connection
+            async with asyncio.timeout(self.deadline_s), lent as connection:
+                self._busy += 1
+                try:
+                    yield connection
+                finally:
+                    self._busy -= 1
         except CrossfadeError:
             raise
         except (TimeoutError, PoolTimeout) as error:
+            if self._down:
+                raise Unavailable(
+                    f"The ledger is unreachable: {self._down}.", where="ledger"
+                ) from error
             raise Unavailable(
                 f"The ledger did not answer within {self.deadline_s:g} s.", where="ledger"
             ) from error
@@ -128,6 +147,10 @@ class LedgerDatabase:
                 where="ledger",
                 hint="Check that ledger.dsn names a writable server and owns the schema.",
             ) from error
+
+    def _note(self, trouble: str) -> None:
+        """Take note of how an attempt to connect went; "" for well."""
+        self._down = (trouble.strip().splitlines() or [""])[0].rstrip(".")
 
     async def fetch(
         self, query: str, params: Sequence[object] | Mapping[str, object] = ()

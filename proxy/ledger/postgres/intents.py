@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from proxy.errors import LeaseLost, Reason, Rejected, StaleEpoch, Unavailable
 from proxy.ledger.postgres.database import LedgerDatabase
 from proxy.ledger.types import Intent, IntentDraft, Settlement
-from proxy.model import Key, decode_key, encode_key
+from proxy.model import JsonValue, Key, decode_key, encode_key
 
 _APPEND = (
     "SELECT status, seq, collection, key, snapshot, answer FROM crossfade.append_intents("
@@ -108,6 +108,18 @@ class IntentTable:
             (self._db.migration_number, idempotency_key),
         )
         return decode_key(rows[0][0]) if rows else None
+
+    async def answered(
+        self, idempotency_key: str, request_digest: str
+    ) -> Mapping[str, JsonValue] | None:
+        """See `IntentLog.answered`."""
+        rows = await self._db.fetch(
+            "SELECT digest, answer FROM crossfade.idempotency WHERE migration = %s AND idem = %s",
+            (self._db.migration_number, idempotency_key),
+        )
+        if rows and rows[0][0] != request_digest:
+            _refuse("reused", idempotency_key, 0)
+        return rows[0][1] if rows else None
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """See `IntentLog.settle`; one round trip, one commit."""

@@ -25,6 +25,7 @@ class PostgresLedger:
         jobs, routes = JobTable(self._db), RoutingTable(self._db)
         self._routes = routes
         self.append, self.settle, self.recall = intents.append, intents.settle, intents.recall
+        self.answered = intents.answered
         self.fenced, self.mark_dirty = intents.fenced, intents.mark_dirty
         self.unsettled, self.dirty_counts = intents.unsettled, intents.dirty_counts
         self.sweep, self.prune = intents.sweep, intents.prune

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from proxy.errors import LeaseLost, Reason, Rejected, StaleEpoch
 from proxy.ledger.postgres.database import Connection, LedgerDatabase
-from proxy.ledger.types import Event, Phase, Replica, Routing
+from proxy.ledger.types import Event, Phase, Replica, Routing, unverified
 from proxy.model import JsonValue
 
 _ROUTING = "epoch, phase, primary_store, percent, hold"
@@ -24,7 +24,9 @@ SELECT
     (SELECT count(*) FROM crossfade.intents WHERE migration = %(m)s AND settled_xid IS NULL),
     (SELECT count(*) FROM crossfade.dirty WHERE migration = %(m)s),
     (SELECT count(*) FROM crossfade.copy_snapshots
-     WHERE migration = %(m)s AND copying AND expires_at > clock_timestamp())
+     WHERE migration = %(m)s AND copying AND expires_at > clock_timestamp()),
+    (SELECT coalesce(flags -> 'full_verify_needed', 'false') NOT IN ('false', 'null')
+     FROM crossfade.migrations WHERE number = %(m)s)
 """
 _EVENT = (
     "INSERT INTO crossfade.events (migration, kind, actor, reason, epoch, detail)"
@@ -252,7 +254,11 @@ class RoutingTable:
 async def _require_drained(connection: Connection, number: int) -> None:
     cursor = await connection.execute(_UNDRAINED, {"m": number})
     row = await cursor.fetchone()
-    if row is not None and any(row):
+    if row is None:
+        return
+    if row[3]:
+        raise unverified()
+    if any(row):
         raise Rejected(
             f"Not drained: {row[0]} unsettled intents, {row[1]} dirty keys, {row[2]} open copies.",
             reason=Reason.FAILED_PRECONDITION,

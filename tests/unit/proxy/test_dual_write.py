@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from proxy.config.settings import WriteSettings
 from proxy.errors import Ambiguous, CrossfadeError, Reason, Rejected, Unavailable
 from proxy.ledger.types import Intent, IntentDraft, Phase, Routing
 from proxy.model import Key, Write, WriteOp
+from proxy.query import ListQuery
 from tests.rig import Rig, context, faulty_stores, replica, upsert, with_source
 
 KEY: Key = ("rust", "serde", "a")
@@ -70,7 +72,8 @@ async def test_an_upsert_keeps_a_field_left_out_and_nulls_one_given_as_null(rig:
         assert made is not None
         assert made.fields["token_count"] is None, "a field left out of a new record"
     await rig.plane.write(upsert(KEY, token_count=5), context())
-    for given, expected in (({}, 5), ({"token_count": None}, None)):
+    cases: list[tuple[dict[str, Any], int | None]] = [({}, 5), ({"token_count": None}, None)]
+    for given, expected in cases:
         await rig.plane.write(upsert(KEY, **given), context())
         for side in ("old", "new"):
             stored = await rig.stored(side, KEY)
@@ -523,6 +526,37 @@ async def test_deleting_a_source_deletes_its_documents_on_both_stores(rig: Rig) 
         assert await rig.stored(side, ("rust", "tokio", "a")) is not None
     assert await rig.dirty() == set()
     assert await rig.dirty("sources") == set()
+
+
+async def test_a_retried_delete_of_a_source_spares_one_that_was_made_since(rig: Rig) -> None:
+    delete = Write(op=WriteOp.DELETE, collection="sources", key=("rust", "serde"))
+    await rig.plane.write(upsert(KEY), context())
+    assert (await rig.plane.write(delete, context("k"))).existed
+    await rig.settled()
+    await with_source(rig)
+    await rig.plane.write(upsert(OTHER), context())
+    again = await rig.plane.write(delete, context("k"))
+    assert again.replayed
+    assert again.existed
+    for side in ("old", "new"):
+        assert await rig.stored(side, ("rust", "serde"), "sources") is not None
+        assert await rig.stored(side, OTHER) is not None
+
+
+async def test_a_delete_of_a_source_goes_on_when_a_document_comes_between(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = Write(op=WriteOp.DELETE, collection="sources", key=("rust", "serde"))
+    await rig.plane.write(upsert(KEY), context())
+    real = rig.stores["old"].list_keys
+
+    async def too_early(query: ListQuery, *, deadline_s: float) -> list[Key]:
+        monkeypatch.setattr(rig.stores["old"], "list_keys", real)
+        return []
+
+    monkeypatch.setattr(rig.stores["old"], "list_keys", too_early, raising=False)
+    assert (await rig.plane.write(delete, context("k"))).existed
+    assert await rig.stored("new", KEY) is None
 
 
 async def test_delete_where_deletes_each_key_that_matched(rig: Rig) -> None:
