@@ -23,6 +23,7 @@ from proxy.plane import Plane
 from proxy.query import CountQuery, Group, ListQuery, SearchQuery, SearchResult
 from proxy.read_path import ReaderParts, ReadPath
 from proxy.routing.member import MemberSettings, Membership
+from proxy.server.housekeeping import settler
 from proxy.stores.base import Store
 from proxy.stores.breaker import Breaker
 from proxy.stores.memory import MemoryStore
@@ -207,7 +208,7 @@ async def replica(
             address="test",
             ledger_down=settings.ledger_down,
         ),
-        drain=settle.flush,
+        drain=settler(settle, ledger, lambda: member, lambda: writer),
     )
     specs = schemas()["old"].collections
     append = AppendGroup(ledger, rows_max=500)

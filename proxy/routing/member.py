@@ -47,7 +47,8 @@ class Membership:
     "all replicas acknowledged" means that nothing of the past is still on its way (rule B0).
 
     Args:
-        drain: called before an acknowledgement, to settle what has ended.
+        drain: called before an acknowledgement, to settle what has ended and to tell what was
+            written without the ledger.
     """
 
     def __init__(
@@ -155,6 +156,10 @@ class Membership:
         """
         if replica_id == self.replica_id:
             self._forsaken = True
+
+    async def settle(self) -> None:
+        """Settle what has ended, and tell what the ledger does not know. Raises Unavailable."""
+        await self._drain()
 
     async def release_former(self) -> None:
         """Give up former identities of which nothing is in flight any more. Raises Unavailable."""

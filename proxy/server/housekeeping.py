@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
-from proxy.clock import Clock
+from proxy.clock import Clock, SystemClock
 from proxy.control.switch import release_forgotten_hold
 from proxy.dual_write.writer import DualWriter
 from proxy.errors import CrossfadeError
 from proxy.ledger.base import IntentLog, Ledger
+from proxy.ledger.group_commit import SettleQueue
 from proxy.routing.member import Membership
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ class DirtyCounts:
 async def pay_debt(ledger: Ledger, member: Membership, writer: DualWriter) -> None:
     """Record that writes went to the primary alone (rule W6), as soon as the ledger is back.
 
+    The mark says when: a verify that had begun before does not make up for it.
+
     Raises:
         Unavailable: it is not back yet; the debt stays.
     """
@@ -51,13 +56,33 @@ async def pay_debt(ledger: Ledger, member: Membership, writer: DualWriter) -> No
     try:
         await ledger.set_flag(
             "full_verify_needed",
-            True,
+            {"at": SystemClock().now().isoformat(), "replica": member.replica_id},
             actor=member.replica_id,
             reason="writes went to the primary alone while the ledger was down",
         )
     except BaseException:
         writer.owes_full_verify = True
         raise
+
+
+def settler(
+    settle: SettleQueue,
+    ledger: Ledger,
+    member: Callable[[], Membership],
+    writer: Callable[[], DualWriter],
+) -> Callable[[], Awaitable[None]]:
+    """Return what an acknowledgement vouches for: all settled, no write without the ledger untold.
+
+    One at a time: whoever finds a debt being paid waits until it is.
+    """
+    lock = asyncio.Lock()
+
+    async def settle_all() -> None:
+        async with lock:
+            await settle.flush()
+            await pay_debt(ledger, member(), writer())
+
+    return settle_all
 
 
 class Housekeeping:
@@ -91,7 +116,7 @@ class Housekeeping:
                 taken = await self._ledger.sweep()
                 if taken:
                     log.warning("took over %d intents of dead replicas", taken)
-                await pay_debt(self._ledger, self._member, self._writer)
+                await self._member.settle()
                 await self._member.release_former()
                 await self._watch_hold()
                 if self._clock.monotonic_s() - pruned_s >= _PRUNE_EVERY_S:

@@ -25,7 +25,7 @@ from proxy.plane import Plane
 from proxy.read_path import ReaderParts, ReadPath
 from proxy.routing.flags import TrafficFlags
 from proxy.routing.member import MemberSettings, Membership
-from proxy.server.housekeeping import DirtyCounts
+from proxy.server.housekeeping import DirtyCounts, settler
 from proxy.server.opening import Opening
 from proxy.stores.base import Store
 from proxy.stores.breaker import Breaker
@@ -99,7 +99,12 @@ def build_parts(
     sides = build_sides(stores, settings, clock)
     intents = InstrumentedIntents(ledger, telemetry.tracing, telemetry.metrics)
     settle = SettleQueue(intents, clock, delay_s=settings.ledger.settle_delay_ms / 1000.0)
-    member = Membership(ledger, clock, _member_settings(settings), drain=settle.flush)
+    member = Membership(
+        ledger,
+        clock,
+        _member_settings(settings),
+        drain=settler(settle, ledger, lambda: member, lambda: writer),
+    )
     writer = DualWriter(
         WriterParts(
             sides=sides,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -163,5 +164,29 @@ async def test_a_debt_is_paid_before_the_replica_leaves() -> None:
         await rig.plane.write(upsert(KEY), context())
         assert rig.writer.owes_full_verify
         await pay_debt(rig.ledger, rig.member, rig.writer)
-        assert (await rig.ledger.flags())["full_verify_needed"] is True
+        assert (await rig.ledger.flags())["full_verify_needed"]
+        assert not rig.writer.owes_full_verify
+
+
+async def test_an_epoch_is_acknowledged_only_once_the_debt_is_recorded() -> None:
+    ledger = LossyLedger()
+    settings = WriteSettings(ledger_down="primary_alone")
+    async with replica(ledger, writes=settings) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await with_source(rig)
+        ledger.losing = True
+        await rig.plane.write(upsert(KEY), context())
+        assert rig.writer.owes_full_verify
+        ledger.losing = False
+        shadow = replace(await rig.ledger.routing(), phase=Phase.SHADOW)
+        changed = await rig.ledger.change_routing(
+            shadow.epoch, shadow, kind="phase", actor="test", reason="", detail={}
+        )
+        async with asyncio.timeout(5):
+            while not any(
+                item.replica_id == rig.member.replica_id and item.acked_epoch == changed.epoch
+                for item in await rig.ledger.replicas()
+            ):
+                await asyncio.sleep(0)
+        assert (await rig.ledger.flags())["full_verify_needed"]
         assert not rig.writer.owes_full_verify
