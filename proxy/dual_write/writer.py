@@ -63,13 +63,20 @@ class WriterParts:
 
 @dataclass(slots=True, kw_only=True)
 class _Submission:
-    """Writes of one request, and the answer that its client waits for."""
+    """Writes of one request, and the answer that its client waits for.
+
+    Attributes:
+        begun: step 3 has begun, so that the writes run to their end.
+        given_up: the client no longer waits.
+    """
 
     writes: Sequence[Write]
     atomic: bool
     context: RequestContext
     idempotency_keys: Sequence[str]
     answered: asyncio.Future[list[BatchItem]]
+    begun: bool = False
+    given_up: bool = False
 
 
 class DualWriter:
@@ -102,7 +109,8 @@ class DualWriter:
     ) -> list[BatchItem]:
         """Apply writes and return an item each, with errors as data.
 
-        A caller that is cancelled or out of time leaves the writes running to their end (W2).
+        A caller that is cancelled or out of time leaves writes that have begun running to their
+        end (W2); those that wait for a key or for the routing are dropped.
 
         Args:
             idempotency_keys: one a write, if they are not made from the context's.
@@ -110,6 +118,7 @@ class DualWriter:
         Raises:
             Rejected(RESOURCE_EXHAUSTED): too many writes in flight; nothing was done.
             Ambiguous: the client's time is over.
+            Unavailable: it is over, and nothing was written.
         """
         if self._tasks.full:
             raise Rejected(
@@ -129,12 +138,16 @@ class DualWriter:
             async with asyncio.timeout(context.deadline_s):
                 return await asyncio.shield(submission.answered)
         except TimeoutError as error:
+            if not submission.begun:
+                raise _dropped() from error
             raise Ambiguous(
                 f"The write did not end within {context.deadline_s:g} s.",
                 where="proxy",
                 timed_out=True,
                 hint="It runs to its end; retry with the same idempotency key.",
             ) from error
+        finally:
+            submission.given_up = True
 
     async def earlier(self, write: Write, idempotency_key: str) -> WriteAck | None:
         """Return what was answered to a write under its idempotency key, None if nothing was.
@@ -249,6 +262,9 @@ class DualWriter:
         await self._check_lease(ticket)
         for target in {item.target for item in items}:
             self._refuse_open_breaker(target)
+        if submission.given_up and not submission.begun:
+            raise _dropped()
+        submission.begun = True
         if dual or any(submission.idempotency_keys):
             try:
                 await self._append(items, ticket)
@@ -434,6 +450,14 @@ def _refused_if_skipped(told: StoreAnswer, target: str) -> StoreAnswer:
             where=target,
             hint="Retry with backoff.",
         )
+    )
+
+
+def _dropped() -> Unavailable:
+    return Unavailable(
+        "The client's time was over before its write began; nothing was written.",
+        where="proxy",
+        hint="Retry, or give it more time.",
     )
 
 

@@ -204,6 +204,32 @@ async def test_a_client_out_of_time_hears_so_and_the_write_ends(rig: Rig) -> Non
     assert await rig.stored("old", KEY) is not None
 
 
+@pytest.mark.parametrize("how", ["cancelled", "out of time"])
+async def test_a_write_whose_client_gave_up_before_it_began_is_dropped(rig: Rig, how: str) -> None:
+    gate = rig.stores["old"].gate = asyncio.Event()
+    rig.stores["old"].entered.clear()
+    first = asyncio.create_task(rig.plane.write(upsert(KEY, "first"), context()))
+    await rig.stores["old"].entered.wait()
+    deadline_s = 10.0 if how == "cancelled" else 0.02
+    second = asyncio.create_task(
+        rig.plane.write(upsert(KEY, "second"), context(deadline_s=deadline_s))
+    )
+    while rig.writer.in_flight < 2:
+        await asyncio.sleep(0)
+    if how == "cancelled":
+        second.cancel()
+    expected = asyncio.CancelledError if how == "cancelled" else Unavailable
+    with pytest.raises(expected):
+        await second
+    gate.set()
+    await first
+    await rig.writer.drain(timeout_s=5)
+    stored = await rig.stored("old", KEY)
+    assert stored is not None
+    assert stored.fields["content"] == "first"
+    assert len(rig.stores["new"].applied) == 2, "the source and the first write"
+
+
 async def test_ack_primary_answers_before_the_secondary_and_fences_until_then() -> None:
     async with replica(writes=WriteSettings(ack="primary")) as rig:
         await rig.go(Phase.DUAL_WRITE)
