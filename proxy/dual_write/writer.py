@@ -46,6 +46,7 @@ from proxy.stores.sides import Sides
 
 _ADMISSIONS_MAX = 8
 _LEASE_MARGIN_S = 0.5
+_ANSWER_MARGIN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,8 @@ class _Submission:
     """Writes of one request, and the answer that its client waits for.
 
     Attributes:
+        ends_at_s: when the client's time is over, by the loop's clock.
+        items: of the attempt under way, those that could not be resolved included.
         begun: step 3 has begun, so that the writes run to their end.
         given_up: the client no longer waits.
     """
@@ -75,6 +78,8 @@ class _Submission:
     context: RequestContext
     idempotency_keys: Sequence[str]
     answered: asyncio.Future[list[BatchItem]]
+    ends_at_s: float
+    items: Sequence[Item] = ()
     begun: bool = False
     given_up: bool = False
 
@@ -126,12 +131,14 @@ class DualWriter:
                 reason=Reason.RESOURCE_EXHAUSTED,
                 hint="Slow down and retry.",
             )
+        loop = asyncio.get_running_loop()
         submission = _Submission(
             writes=writes,
             atomic=atomic,
             context=context,
             idempotency_keys=idempotency_keys or _item_keys(context.idempotency_key, len(writes)),
-            answered=asyncio.get_running_loop().create_future(),
+            answered=loop.create_future(),
+            ends_at_s=loop.time() + context.deadline_s,
         )
         self._tasks.start(self._run(submission), name=f"write {context.request_id}")
         try:
@@ -199,6 +206,7 @@ class DualWriter:
     async def _attempt(self, submission: _Submission, ticket: Ticket) -> list[BatchItem]:
         pairs = zip(submission.writes, submission.idempotency_keys, strict=True)
         items = [Item(asked=write, idempotency_key=idem) for write, idem in pairs]
+        submission.items = items
         for item in items:
             try:
                 await self._resolve(item, ticket)
@@ -354,26 +362,35 @@ class DualWriter:
             part = [item for item in alone if item.target == target]
             await self._write_primary(part, target, atomic=atomic)
         if both:
-            await self._write_both(items, both, submission, ticket)
+            await self._write_both(both, submission, ticket)
         for item in due:
             follow_accepted(item)
 
-    async def _write_both(
-        self, items: list[Item], both: list[Item], submission: _Submission, ticket: Ticket
-    ) -> None:
+    async def _write_both(self, both: list[Item], submission: _Submission, ticket: Ticket) -> None:
         primary, secondary = ticket.routing.primary, secondary_of(ticket.routing)
-        atomic = submission.atomic
+        atomic, early = submission.atomic, self._settings.ack == "primary"
         patches = any(item.write.op is WriteOp.PATCH for item in both if item.write)
-        if patches or self._settings.ack == "primary":
+        # Near the end of the client's time the primary's answer alone must do (W3).
+        patience_s = min(_ANSWER_MARGIN_S, submission.context.deadline_s / 10)
+        timers: list[asyncio.TimerHandle] = []
+
+        async def write_primary() -> None:
             await self._write_primary(both, primary, atomic=atomic)
-            if self._settings.ack == "primary":
-                self._answer_early(items, submission)
-            await self._write_secondary(both, secondary, ticket, atomic=atomic)
-            return
-        await asyncio.gather(
-            self._write_primary(both, primary, atomic=atomic),
-            self._write_secondary(both, secondary, ticket, atomic=atomic),
-        )
+            at_s = 0.0 if early else submission.ends_at_s - patience_s
+            loop = asyncio.get_running_loop()
+            timers.append(loop.call_at(at_s, _answer_early, submission))
+
+        try:
+            if patches or early:
+                await write_primary()
+                await self._write_secondary(both, secondary, ticket, atomic=atomic)
+                return
+            await asyncio.gather(
+                write_primary(), self._write_secondary(both, secondary, ticket, atomic=atomic)
+            )
+        finally:
+            for timer in timers:
+                timer.cancel()
 
     def _lease_over(self, ticket: Ticket) -> bool:
         """True if the ticket's identity is taken for dead: its intents may have been taken over.
@@ -435,10 +452,11 @@ class DualWriter:
         for item, write in asked:
             item.secondary = UNCHANGED if write is None else next(told)
 
-    def _answer_early(self, items: list[Item], submission: _Submission) -> None:
-        """Ack policy `primary` (W4): the client has its answer while the secondary is behind."""
-        if not submission.answered.done():
-            submission.answered.set_result([answer(item, dual=True) for item in items])
+
+def _answer_early(submission: _Submission) -> None:
+    """Answer by the primary while the secondary is behind: ack policy `primary` (W4), or W3."""
+    if not submission.answered.done():
+        submission.answered.set_result([answer(item, dual=True) for item in submission.items])
 
 
 def _refused_if_skipped(told: StoreAnswer, target: str) -> StoreAnswer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -228,6 +229,50 @@ async def test_a_write_whose_client_gave_up_before_it_began_is_dropped(rig: Rig,
     assert stored is not None
     assert stored.fields["content"] == "first"
     assert len(rig.stores["new"].applied) == 2, "the source and the first write"
+
+
+@pytest.mark.parametrize("op", [WriteOp.UPSERT, WriteOp.PATCH])
+async def test_a_secondary_slower_than_the_client_waits_does_not_fail_the_write(
+    rig: Rig, op: WriteOp
+) -> None:
+    await rig.plane.write(upsert(KEY), context())
+    gate = rig.stores["new"].gate = asyncio.Event()
+    write = replace(upsert(KEY, "changed"), op=op)
+    ack = await rig.plane.write(write, context(deadline_s=0.3))
+    assert ack.secondary_pending
+    assert await rig.ledger.fenced("documents", [KEY]) == {KEY}
+    gate.set()
+    await rig.writer.drain(timeout_s=5)
+    assert await rig.dirty() == set()
+    stored = await rig.stored("new", KEY)
+    assert stored is not None
+    assert stored.fields["content"] == "changed"
+
+
+async def test_ack_primary_accepts_a_retried_insert_that_was_applied() -> None:
+    async with replica(writes=WriteSettings(ack="primary", late_write_s=0.01)) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await with_source(rig)
+        inner = rig.stores["old"]
+        await inner.apply([insert_of("x")], atomic=True, deadline_s=5)
+        inner.fail_apply = Ambiguous("lost", where="old")
+        with pytest.raises(Ambiguous):
+            await rig.plane.write(insert_of("x"), context("k"))
+        await rig.writer.drain(timeout_s=5)
+        await rig.settled()
+        inner.fail_apply = None
+        assert (await rig.plane.write(insert_of("x"), context("k"))).key == KEY
+
+
+async def test_ack_primary_answers_every_item_of_a_batch() -> None:
+    async with replica(writes=WriteSettings(ack="primary")) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await with_source(rig)
+        refused = upsert(KEY, metadata={"a": 1})
+        items = await rig.plane.batch([refused, upsert(OTHER)], atomic=False, context=context())
+        assert isinstance(items[0].error, Rejected)
+        assert items[1].ack is not None
+        await rig.writer.drain(timeout_s=5)
 
 
 async def test_ack_primary_answers_before_the_secondary_and_fences_until_then() -> None:
