@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -26,6 +27,11 @@ SAMPLES_MAX = 20
 FAILED_SHOWN_MAX = 5
 """Ranges named in the error of a verify that could not look at everything."""
 
+CLOCKS_DIFFER_MAX = dt.timedelta(minutes=1)
+"""How far a replica's clock may be off the ledger's."""
+
+_NEEDED = "full_verify_needed"
+
 
 class Verify:
     """One run of a verify job."""
@@ -40,6 +46,8 @@ class Verify:
         self._samples: list[JsonValue] = []
         self._failed: list[str] = []
         self._known: dict[str, set[Key]] = {}
+        self._fresh = False
+        self._needed: JsonValue = None
         run.names = OUTCOMES
 
     async def run(self) -> None:
@@ -70,6 +78,8 @@ class Verify:
         roles = await self._bench.roles()
         await self._follow(roles.routing)
         stored = await ledger.ranges(run.job_id)
+        self._fresh = not stored
+        self._needed = (await ledger.flags()).get(_NEEDED)
         plan = await make_plan(self._bench, roles, self._params.collections, cut=not stored)
         run.progress.total = plan.rows()
         if not stored:
@@ -200,10 +210,24 @@ class Verify:
         }
         ledger = self._bench.ledger
         await ledger.set_flag("last_verify", value, actor=ACTOR, reason="verify finished")
-        if self._clean() and (await ledger.flags()).get("full_verify_needed"):
+        needed = (await ledger.flags()).get(_NEEDED)
+        if self._clean() and needed and self._makes_up_for(needed):
             await ledger.set_flag(
-                "full_verify_needed", False, actor=ACTOR, reason="a full verify was clean"
+                _NEEDED, False, actor=ACTOR, reason="a full verify was clean", only_if=needed
             )
+
+    def _makes_up_for(self, needed: JsonValue) -> bool:
+        """True if the writes that call for a verify were made before this one began.
+
+        A verify that was begun in another process does not know the mark it began under: it goes
+        by the time, and leaves room for clocks that differ.
+        """
+        if self._fresh:
+            return needed == self._needed
+        at = needed.get("at") if isinstance(needed, dict) else None
+        if not isinstance(at, str):
+            return False
+        return dt.datetime.fromisoformat(at) + CLOCKS_DIFFER_MAX < self._run.job.created_at
 
     def _began_at(self) -> str:
         started = self._run.job.started_at or self._run.job.created_at

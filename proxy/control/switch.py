@@ -12,7 +12,7 @@ from proxy.config.settings import SwitchSettings
 from proxy.control.evidence import behind
 from proxy.errors import CrossfadeError, Reason, Rejected, StaleEpoch, Unavailable
 from proxy.ledger.base import Ledger
-from proxy.ledger.types import Routing
+from proxy.ledger.types import Routing, unverified
 from proxy.model import DefaultKind, JsonValue
 from proxy.stores.base import Store
 
@@ -122,6 +122,8 @@ class Switch:
 
     async def _drain_first(self) -> None:
         """Repair what is dirty before writes are held. Raises Rejected if that cannot be."""
+        if (await self._ledger.flags()).get("full_verify_needed"):
+            raise unverified()
         try:
             await self._drain()
         except Unavailable as error:

@@ -246,8 +246,20 @@ class RoutingLog(Protocol):
     async def wait_change(self, epoch: int, *, timeout_s: float) -> None:
         """Return when the routing may have changed from `epoch`, or after the timeout."""
 
-    async def set_flag(self, name: str, value: JsonValue, *, actor: str, reason: str) -> None:
-        """Store a durable fact of the migration ("full_verify_needed": {"at": ...}) and log it."""
+    async def set_flag(
+        self,
+        name: str,
+        value: JsonValue,
+        *,
+        actor: str,
+        reason: str,
+        only_if: JsonValue = None,
+    ) -> None:
+        """Store a durable fact ("full_verify_needed": {"at": ...}) and log it.
+
+        Args:
+            only_if: do nothing unless this is the value until now; None: whatever it is.
+        """
 
     async def flags(self) -> dict[str, JsonValue]:
         """Return the durable facts."""

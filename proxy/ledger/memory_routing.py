@@ -130,8 +130,18 @@ class MemoryRouting:
             timer.cancel()
             await asyncio.gather(waiter, timer, return_exceptions=True)
 
-    async def set_flag(self, name: str, value: JsonValue, *, actor: str, reason: str) -> None:
+    async def set_flag(
+        self,
+        name: str,
+        value: JsonValue,
+        *,
+        actor: str,
+        reason: str,
+        only_if: JsonValue = None,
+    ) -> None:
         """See `RoutingLog.set_flag`."""
+        if only_if is not None and self._state.flags.get(name) != only_if:
+            return
         self._state.flags[name] = value
         await self.log_event(f"flag.{name}", actor=actor, reason=reason, detail={name: value})
 

@@ -493,3 +493,13 @@ async def test_roles_are_not_swapped_while_writes_without_the_ledger_are_unverif
     await ledger.set_flag("full_verify_needed", False, actor="me", reason="")
     changed = await ledger.change_routing(routing.epoch, routing, drained=True, **options)
     assert changed.epoch == routing.epoch + 1
+
+
+async def test_a_flag_is_cleared_only_if_it_is_still_the_one_that_was_seen(ledger: Ledger) -> None:
+    seen, newer = {"at": "1"}, {"at": "2"}
+    await ledger.set_flag("f", newer, actor="me", reason="")
+    await ledger.set_flag("f", False, actor="me", reason="", only_if=seen)
+    assert (await ledger.flags())["f"] == newer
+    await ledger.set_flag("f", False, actor="me", reason="", only_if=newer)
+    assert (await ledger.flags())["f"] is False
+    assert len(await ledger.events()) == 2

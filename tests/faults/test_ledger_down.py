@@ -132,7 +132,7 @@ async def test_by_policy_writes_go_to_the_primary_alone_and_block_a_step_until_a
     assert KEY in documents(scene.dbs.old, "old")
     assert KEY not in documents(scene.dbs.new, "new")
     await relay.accept()
-    await until(lambda: scene.flags().get("full_verify_needed") is True, what="the durable mark")
+    await until(lambda: bool(scene.flags().get("full_verify_needed")), what="the durable mark")
     await scene.reconcile()
     assert (await scene.job(replica, JobKind.BACKFILL)).state.value == "done"
     change = await replica.control.change_phase(Phase.SHADOW, actor=ACTOR)
@@ -180,6 +180,6 @@ async def test_a_replica_that_wrote_alone_and_stopped_in_order_leaves_the_mark(
     assert await write(replica, "alone")
     await relay.accept()
     assert await replica.process.stop() == 0
-    flagged = scene.flags().get("full_verify_needed") is True
+    flagged = bool(scene.flags().get("full_verify_needed"))
     clean = [row[0] for row in scene.ask("SELECT clean_exit FROM crossfade.replicas")]
     assert flagged or not all(clean), "it may not leave as if nothing had been"

@@ -181,14 +181,31 @@ class RoutingTable:
             await self._listener.close()
             self._listener = None
 
-    async def set_flag(self, name: str, value: JsonValue, *, actor: str, reason: str) -> None:
+    async def set_flag(
+        self,
+        name: str,
+        value: JsonValue,
+        *,
+        actor: str,
+        reason: str,
+        only_if: JsonValue = None,
+    ) -> None:
         """See `RoutingLog.set_flag`."""
         number = self._db.migration_number
         async with self._db.connection() as connection, connection.transaction():
-            await connection.execute(
-                "UPDATE crossfade.migrations SET flags = flags || %s WHERE number = %s",
-                (Jsonb({name: value}), number),
+            cursor = await connection.execute(
+                "UPDATE crossfade.migrations SET flags = flags || %s WHERE number = %s"
+                " AND (%s::jsonb IS NULL OR flags -> %s = %s::jsonb)",
+                (
+                    Jsonb({name: value}),
+                    number,
+                    None if only_if is None else Jsonb(only_if),
+                    name,
+                    None if only_if is None else Jsonb(only_if),
+                ),
             )
+            if not cursor.rowcount:
+                return
             await connection.execute(
                 _EVENT, (f"flag.{name}", actor, reason, Jsonb({name: value}), number)
             )

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.errors import Corrupt
 from proxy.ledger.types import JobKind, JobState, Phase
-from proxy.model import Key
+from proxy.model import JsonValue, Key
 from reconcile import compare
 from reconcile.snapshot import Step
 from tests.doc_server import delete, document, source, vector
@@ -272,6 +272,25 @@ async def test_only_a_clean_full_verify_clears_the_flag_of_an_outage(rig: Rig) -
     await rig.run(JobKind.VERIFY, collections=["sources"])
     assert (await rig.ledger.flags())["full_verify_needed"] is True
     await rig.run(JobKind.REPAIR)
+    await rig.run(JobKind.VERIFY)
+    assert (await rig.ledger.flags())["full_verify_needed"] is False
+
+
+async def test_a_verify_does_not_make_up_for_an_outage_that_came_while_it_ran(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark: JsonValue = {"at": "2026-01-01T00:00:00+00:00", "replica": "b"}
+    add = rig.ledger.add_ranges
+
+    async def outage(*args: Any) -> None:
+        await add(*args)
+        await rig.ledger.set_flag("full_verify_needed", mark, actor="t", reason="ledger down")
+
+    await rig.ledger.set_flag("full_verify_needed", {"at": "x"}, actor="t", reason="ledger down")
+    monkeypatch.setattr(rig.ledger, "add_ranges", outage)
+    assert (await rig.run(JobKind.VERIFY)).state is JobState.DONE
+    assert (await rig.ledger.flags())["full_verify_needed"] == mark
+    monkeypatch.setattr(rig.ledger, "add_ranges", add)
     await rig.run(JobKind.VERIFY)
     assert (await rig.ledger.flags())["full_verify_needed"] is False
 
