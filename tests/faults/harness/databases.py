@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.doc_server import PRESETS
 
@@ -143,3 +146,24 @@ def left_over(ledger: str) -> tuple[int, int]:
         ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+@contextmanager
+def locked(dsn: str, table: str) -> Iterator[None]:
+    """Lock a table for the length of the context, so that every write of it waits."""
+    with psycopg.connect(dsn) as connection:
+        statement = sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE")
+        connection.execute(statement.format(sql.Identifier(table)))
+        yield
+        connection.rollback()
+
+
+def allow_connections(dsn: str, allowed: bool) -> None:
+    """Let a database take connections or refuse them all, and end those it has."""
+    name = str(conninfo_to_dict(dsn)["dbname"])
+    with psycopg.connect(make_conninfo(dsn, dbname="postgres"), autocommit=True) as connection:
+        statement = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+        connection.execute(statement.format(sql.Identifier(name), sql.Literal(allowed)))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
