@@ -24,6 +24,7 @@ _T = TypeVar("_T")
 # The second net under every deadline: the server itself ends what nobody waits for any more.
 _SETUP = (
     "SET TIME ZONE 'UTC'; SET jit = off; SET statement_timeout = '15min';"
+    " SET lock_timeout = '10s';"  # a write waits for a row less long than its lease lasts
     " SET idle_in_transaction_session_timeout = '5min'; SET extra_float_digits = 1;"
     # A statement of a client that is gone must not land long after (settings: late_write_s).
     " SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 2"

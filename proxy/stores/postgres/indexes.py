@@ -80,7 +80,7 @@ async def build_index(connection: Connection, table: Table, index: IndexSpec) ->
     state = await index_state(connection, table, index)
     if state.ready:
         return
-    await connection.execute("SET statement_timeout = 0")
+    await connection.execute("SET statement_timeout = 0; SET lock_timeout = 0")
     # A table that was just loaded has no statistics yet; readers need them as much as the build.
     await connection.execute(f"ANALYZE {table.relation}")
     await connection.execute(_MEMORY, [await _memory_bytes(connection, table, index)])
