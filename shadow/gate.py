@@ -31,6 +31,12 @@ _ZERO = {
     ),
 }
 
+_ANEW = (
+    "What was counted stays counted: once a verify is clean, go back and forward again "
+    "(`crossfade phase shadow` from ramp, `crossfade phase dual_write` and then `crossfade phase "
+    "shadow` from shadow), and the gate counts anew."
+)
+
 
 def gate(stats: Stats, settings: ShadowSettings, *, candidate: str = "new") -> list[Precondition]:
     """Judge merged statistics; always the same conditions, in the same order.
@@ -81,7 +87,8 @@ def _errors(
         "control answered"
         + (f" ({named})" if named else "")
         + f", at most {settings.gate_errors_max} allowed",
-        remedy=f"Look at the examples in `crossfade report` and at the log of {candidate!r}.",
+        remedy=f"Look at the examples in `crossfade report` and at the log of {candidate!r}. "
+        + _ANEW,
     )
 
 
@@ -114,7 +121,10 @@ def _zero(stats: Stats, cause: Cause) -> Precondition:
     if cause is Cause.EXTRA:
         found += sum(group.duplicates for group in stats.groups.values())
     return Precondition(
-        name=name, passed=found == 0, detail=f"{found} found, none allowed", remedy=remedy
+        name=name,
+        passed=found == 0,
+        detail=f"{found} found since the phase became shadow, none allowed",
+        remedy=f"{remedy} {_ANEW}",
     )
 
 

@@ -16,6 +16,8 @@ from proxy.stores.base import IndexState, Store
 from proxy.stores.sides import Sides
 
 _PING_S = 3.0
+_BACKFILLS_MAX = 200
+"""Backfills looked at for a whole one: partial ones and dry runs may have come after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ async def index_states(store: Store) -> list[IndexState]:
 async def finished_backfill(ledger: Ledger, flags: Mapping[str, JsonValue]) -> Job | None:
     """Return the newest finished full backfill since both stores have been written."""
     since = flag_number(flags, "dual_write", "epoch")
-    for job in await ledger.jobs(kind=JobKind.BACKFILL):
+    for job in await ledger.jobs(kind=JobKind.BACKFILL, limit=_BACKFILLS_MAX):
         whole = not job.params.get("dry_run") and not job.params.get("collections")
         if job.state is JobState.DONE and job.epoch >= since and whole:
             return job

@@ -315,11 +315,11 @@ def _order(
 
 
 def _period(taken: Step) -> str:
-    """Name the period that a step begins."""
+    """Name the period that a step begins; the shadow gate counts anew after a step back too."""
     if taken.swap:
         return "swap"
-    begins = (Phase.DUAL_WRITE, Phase.SHADOW)
-    return taken.target.value if taken.forward and taken.target in begins else ""
+    forward = taken.forward and taken.target is Phase.DUAL_WRITE
+    return taken.target.value if forward or taken.target is Phase.SHADOW else ""
 
 
 def _last_word(taken: Step, switched: Switched) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.clock import SystemClock
 from proxy.config.settings import SwitchSettings
+from proxy.control.evidence import finished_backfill
 from proxy.control.preconditions import JudgeSettings
 from proxy.control.service import ControlParts, ControlService
 from proxy.control.switch import Switch, release_forgotten_hold
@@ -462,3 +463,22 @@ async def test_not_even_force_swaps_over_dirty_keys_and_the_message_says_why() -
             await change(service, Phase.NEW_PRIMARY, force=True)
         assert "--force" in caught.value.hint
         assert not (await rig.ledger.routing()).hold
+
+
+async def test_a_step_back_to_shadow_begins_a_new_period_of_the_gate() -> None:
+    async with replica() as rig:
+        service = control(rig)
+        await to_ramp(rig, service)
+        back = await change(service, Phase.SHADOW)
+        assert back.applied, back.message
+        assert (await rig.ledger.flags())["shadow"] == {"epoch": back.routing.epoch}
+
+
+async def test_a_whole_backfill_is_found_behind_many_partial_ones() -> None:
+    async with replica() as rig:
+        await proven(rig)
+        for _ in range(30):
+            await rig.ledger.create_job(JobKind.BACKFILL, {"collections": ["documents"]})
+        found = await finished_backfill(rig.ledger, {})
+        assert found is not None
+        assert not found.params
