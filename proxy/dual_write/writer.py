@@ -26,6 +26,7 @@ from proxy.dual_write.numbers import Numbers
 from proxy.dual_write.outcome import StoreAnswer
 from proxy.dual_write.resolve import Decided, request_digest, resolve, wanted_numbers
 from proxy.dual_write.stores import apply_on
+from proxy.dual_write.submission import Submission, answer_early, dropped, item_keys
 from proxy.dual_write.tasks import OwnedTasks
 from proxy.errors import (
     Ambiguous,
@@ -60,28 +61,6 @@ class WriterParts:
     member: Membership
     clock: Clock
     specs: Mapping[str, CollectionSpec]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Submission:
-    """Writes of one request, and the answer that its client waits for.
-
-    Attributes:
-        ends_at_s: when the client's time is over, by the loop's clock.
-        items: of the attempt under way, those that could not be resolved included.
-        begun: step 3 has begun, so that the writes run to their end.
-        given_up: the client no longer waits.
-    """
-
-    writes: Sequence[Write]
-    atomic: bool
-    context: RequestContext
-    idempotency_keys: Sequence[str]
-    answered: asyncio.Future[list[BatchItem]]
-    ends_at_s: float
-    items: Sequence[Item] = ()
-    begun: bool = False
-    given_up: bool = False
 
 
 class DualWriter:
@@ -132,11 +111,11 @@ class DualWriter:
                 hint="Slow down and retry.",
             )
         loop = asyncio.get_running_loop()
-        submission = _Submission(
+        submission = Submission(
             writes=writes,
             atomic=atomic,
             context=context,
-            idempotency_keys=idempotency_keys or _item_keys(context.idempotency_key, len(writes)),
+            idempotency_keys=idempotency_keys or item_keys(context.idempotency_key, len(writes)),
             answered=loop.create_future(),
             ends_at_s=loop.time() + context.deadline_s,
         )
@@ -146,7 +125,7 @@ class DualWriter:
                 return await asyncio.shield(submission.answered)
         except TimeoutError as error:
             if not submission.begun:
-                raise _dropped() from error
+                raise dropped() from error
             raise Ambiguous(
                 f"The write did not end within {context.deadline_s:g} s.",
                 where="proxy",
@@ -175,7 +154,7 @@ class DualWriter:
         """Settle what waits, so that an idempotency key may be used again."""
         await self._parts.settle.flush()
 
-    async def _run(self, submission: _Submission) -> None:
+    async def _run(self, submission: Submission) -> None:
         answered = submission.answered
         try:
             items = await self._admit(submission)
@@ -190,7 +169,7 @@ class DualWriter:
             if not answered.done():
                 answered.set_result(items)
 
-    async def _admit(self, submission: _Submission) -> list[BatchItem]:
+    async def _admit(self, submission: Submission) -> list[BatchItem]:
         """Run under the routing in force; under the next one if it ended before the append."""
         member = self._parts.member
         for _ in range(_ADMISSIONS_MAX):
@@ -203,7 +182,7 @@ class DualWriter:
             "The routing keeps changing under this write.", where="proxy", hint="Retry."
         )
 
-    async def _attempt(self, submission: _Submission, ticket: Ticket) -> list[BatchItem]:
+    async def _attempt(self, submission: Submission, ticket: Ticket) -> list[BatchItem]:
         pairs = zip(submission.writes, submission.idempotency_keys, strict=True)
         items = [Item(asked=write, idempotency_key=idem) for write, idem in pairs]
         submission.items = items
@@ -262,7 +241,7 @@ class DualWriter:
             hint="Write it after the cutover, or set writes.one_sided_records: new_alone.",
         )
 
-    async def _apply(self, items: list[Item], submission: _Submission, ticket: Ticket) -> bool:
+    async def _apply(self, items: list[Item], submission: Submission, ticket: Ticket) -> bool:
         """Steps 2 to 5 for resolved items whose locks are held; True if both stores were due."""
         dual = writes_both(ticket.routing.phase)
         if not items:
@@ -271,7 +250,7 @@ class DualWriter:
         for target in {item.target for item in items}:
             self._refuse_open_breaker(target)
         if submission.given_up and not submission.begun:
-            raise _dropped()
+            raise dropped()
         submission.begun = True
         if dual or any(submission.idempotency_keys):
             try:
@@ -349,7 +328,7 @@ class DualWriter:
                 item.intent = by_key[item.write.collection, item.write.key]
 
     async def _write_stores(
-        self, items: list[Item], submission: _Submission, ticket: Ticket, *, dual: bool
+        self, items: list[Item], submission: Submission, ticket: Ticket, *, dual: bool
     ) -> None:
         """Step 4: both at once; a patch, whose result only the primary knows, there first."""
         due, routing, atomic = pending(items), ticket.routing, submission.atomic
@@ -366,7 +345,7 @@ class DualWriter:
         for item in due:
             follow_accepted(item)
 
-    async def _write_both(self, both: list[Item], submission: _Submission, ticket: Ticket) -> None:
+    async def _write_both(self, both: list[Item], submission: Submission, ticket: Ticket) -> None:
         primary, secondary = ticket.routing.primary, secondary_of(ticket.routing)
         atomic, early = submission.atomic, self._settings.ack == "primary"
         patches = any(item.write.op is WriteOp.PATCH for item in both if item.write)
@@ -378,7 +357,7 @@ class DualWriter:
             await self._write_primary(both, primary, atomic=atomic)
             at_s = 0.0 if early else submission.ends_at_s - patience_s
             loop = asyncio.get_running_loop()
-            timers.append(loop.call_at(at_s, _answer_early, submission))
+            timers.append(loop.call_at(at_s, answer_early, submission))
 
         try:
             if patches or early:
@@ -453,12 +432,6 @@ class DualWriter:
             item.secondary = UNCHANGED if write is None else next(told)
 
 
-def _answer_early(submission: _Submission) -> None:
-    """Answer by the primary while the secondary is behind: ack policy `primary` (W4), or W3."""
-    if not submission.answered.done():
-        submission.answered.set_result([answer(item, dual=True) for item in submission.items])
-
-
 def _refused_if_skipped(told: StoreAnswer, target: str) -> StoreAnswer:
     if not told.skipped:
         return told
@@ -471,24 +444,12 @@ def _refused_if_skipped(told: StoreAnswer, target: str) -> StoreAnswer:
     )
 
 
-def _dropped() -> Unavailable:
-    return Unavailable(
-        "The client's time was over before its write began; nothing was written.",
-        where="proxy",
-        hint="Retry, or give it more time.",
-    )
-
-
 def _unproven(error: CrossfadeError, target: str) -> Unavailable:
     return Unavailable(
         f"The record exists, and whose it is cannot be read: {error.message}",
         where=target,
         hint="Retry with the same idempotency key.",
     )
-
-
-def _item_keys(idempotency_key: str, count: int) -> list[str]:
-    return [f"{idempotency_key}#{n}" if idempotency_key else "" for n in range(count)]
 
 
 def _with_key(write: Write, key: tuple[str | int, ...]) -> Write:
