@@ -10,12 +10,19 @@ from typing import Any
 import psycopg
 from psycopg.rows import TupleRow
 
+from proxy.errors import Ambiguous
 from proxy.model import Applied, Write, WriteOp, WriteResult
 from proxy.stores.batches import failed, undone
 from proxy.stores.patches import patched_fields
 from proxy.stores.postgres import changes, writes
 from proxy.stores.postgres.connection import Connection
-from proxy.stores.postgres.errors import is_foreign_key, is_refusal, refusal_text
+from proxy.stores.postgres.errors import (
+    STALE_PLAN,
+    is_foreign_key,
+    is_refusal,
+    refusal_text,
+    translate,
+)
 from proxy.stores.postgres.fitness import values_misfit, write_misfit
 from proxy.stores.postgres.reads import decoded
 from proxy.stores.postgres.rows import PLAIN, WHOLE, select
@@ -43,21 +50,46 @@ class Writer:
         Writes that stand alone are still sent in transactions of many while nothing goes wrong:
         one commit serves all. When the server refuses one, the transaction is undone and each
         is applied on its own.
+
+        Raises:
+            Ambiguous: not atomic, and it failed when some had been applied.
         """
         if len(items) == 1:
             return [await self._alone(connection, items[0])]
         if atomic:
             return await self._transaction(connection, items, atomic=True)
         results: list[WriteResult] = []
-        for start in range(0, len(items), _CHUNK):
-            chunk = items[start : start + _CHUNK]
-            try:
-                results += await self._transaction(connection, chunk, atomic=False)
-            except psycopg.Error as error:
-                if connection.closed or not is_refusal(error):
-                    raise
-                results += [await self._alone(connection, write) for write in chunk]
+        try:
+            for start in range(0, len(items), _CHUNK):
+                await self._chunk(connection, items[start : start + _CHUNK], results)
+        except psycopg.Error as error:
+            if not results:
+                raise
+            if error.sqlstate in STALE_PLAN:
+                await connection.close()
+            raise self._half_done(error, len(results)) from error
         return results
+
+    async def _chunk(
+        self, connection: Connection, chunk: Sequence[Write], results: list[WriteResult]
+    ) -> None:
+        """Apply some of the writes that stand alone, adding their results."""
+        try:
+            results += await self._transaction(connection, chunk, atomic=False)
+        except psycopg.Error as error:
+            if connection.closed or not is_refusal(error):
+                raise
+            for write in chunk:
+                results.append(await self._alone(connection, write))  # kept if a later one fails
+
+    def _half_done(self, error: psycopg.Error, done: int) -> Ambiguous:
+        failure = translate(error, store=self.store, writing=True)
+        return Ambiguous(
+            f"{failure.message} The first {done} writes of the batch had been applied.",
+            where=self.store,
+            timed_out=isinstance(failure, Ambiguous) and failure.timed_out,
+            hint=failure.hint,
+        )
 
     async def _alone(self, connection: Connection, write: Write) -> WriteResult:
         """Apply one write; a single statement needs no transaction of its own."""
