@@ -9,6 +9,9 @@ from proxy.ledger.memory_state import MemoryState, StoredAnswer, StoredIntent
 from proxy.ledger.types import Intent, IntentDraft, Settlement
 from proxy.model import JsonValue, Key
 
+_EXPIRED_KEPT_S = 30.0
+"""A copy that is ending as its time runs out is judged by its snapshot still."""
+
 
 class MemoryIntents:
     """`IntentLog` over a MemoryState."""
@@ -188,7 +191,11 @@ class MemoryIntents:
         horizon = min(
             [state.xid]
             + [item.snapshot for item in state.intents.values() if item.settled_xid is None]
-            + [item.xid for item in state.snapshots.values() if item.expires_s > now_s]
+            + [
+                item.xid
+                for item in state.snapshots.values()
+                if item.expires_s + _EXPIRED_KEPT_S > now_s
+            ]
         )
         old = [
             intent.seq

@@ -91,7 +91,9 @@ class CopyTable:
     async def abandon_copy(self, snapshot: CopySnapshot) -> None:
         """See `CopyLog.abandon_copy`."""
         await self._db.fetch(
-            "DELETE FROM crossfade.copy_snapshots WHERE snapshot_id = %s OR expires_at < now()",
+            "DELETE FROM crossfade.copy_snapshots WHERE snapshot_id = %s"
+            # Pruning goes by those that have just expired too.
+            " OR expires_at < now() - interval '30 s'",
             (snapshot.snapshot_id,),
         )
 

@@ -41,7 +41,8 @@ SELECT least(
     (SELECT min(pg_snapshot_xmin(snapshot)) FROM crossfade.intents
      WHERE migration = %(m)s AND settled_xid IS NULL),
     (SELECT min(coalesce(pg_snapshot_xmin(snapshot), '0'::xid8)) FROM crossfade.copy_snapshots
-     WHERE migration = %(m)s AND expires_at > clock_timestamp())
+     -- A copy that is ending as its time runs out is judged by its snapshot still.
+     WHERE migration = %(m)s AND expires_at > clock_timestamp() - interval '30 s')
 )::text
 """
 _PRUNE = """
