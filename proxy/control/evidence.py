@@ -16,6 +16,7 @@ from proxy.stores.base import IndexState, Store
 from proxy.stores.sides import Sides
 
 _PING_S = 3.0
+_LOST_AFTER_S = 60.0
 _BACKFILLS_MAX = 200
 """Backfills looked at for a whole one: partial ones and dry runs may have come after it."""
 
@@ -54,6 +55,21 @@ def behind(replicas: Sequence[Replica], epoch: int) -> list[Replica]:
         for item in replicas
         if item.acked_epoch < epoch
         and (item.alive or (item.ledger_down == "primary_alone" and not item.clean_exit))
+    ]
+
+
+def lost(replicas: Sequence[Replica]) -> list[Replica]:
+    """Return the dead replicas that may have written without the ledger and never said goodbye.
+
+    Their lease has been over for so long that a process that still runs would be known.
+    """
+    return [
+        item
+        for item in replicas
+        if not item.alive
+        and not item.clean_exit
+        and item.ledger_down == "primary_alone"
+        and item.lease_left_s <= -_LOST_AFTER_S
     ]
 
 

@@ -91,7 +91,9 @@ def _replicas_follow(evidence: Evidence, _: JudgeSettings) -> Precondition:
         "replicas follow",
         "; ".join(f"{item.replica_id} is at epoch {item.acked_epoch}" for item in late),
         f"every replica has acknowledged epoch {evidence.routing.epoch}",
-        "Wait for them, or stop them; a dead one is out once its lease has run out.",
+        "Wait for them, or stop them; a dead one is out once its lease has run out. One that may"
+        " write without the ledger (primary_alone) and was killed is out after a phase step with"
+        " --force, a minute after its lease at the earliest; a full verify is needed then.",
     )
 
 

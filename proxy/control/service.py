@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from proxy.control.evidence import (
     finished_backfill,
     health_of,
     index_states,
+    lost,
 )
 from proxy.control.preconditions import JudgeSettings, conditions, traffic_conditions
 from proxy.control.switch import Order, Switch, Switched
@@ -167,6 +169,8 @@ class ControlService:
                     message=refused or _would(taken),
                 )
             order = _order(actor, reason, checked, taken, forced=force)
+            if force:
+                await self._forget_lost(evidence, order)
             switched = await self._switch(taken, routing, order)
             return Change(
                 applied=switched.applied,
@@ -175,6 +179,23 @@ class ControlService:
                 message=switched.message + _last_word(taken, switched),
                 stall_ms=switched.stall_ms,
             )
+
+    async def _forget_lost(self, evidence: Evidence, order: Order) -> None:
+        """Let nobody wait for replicas that will not come back; a full verify must stand in."""
+        gone: list[JsonValue] = [item.replica_id for item in lost(evidence.replicas)]
+        if not gone:
+            return
+        order.detail["forgotten_replicas"] = gone
+        ledger = self._parts.ledger
+        at = dt.datetime.now(dt.UTC).isoformat()
+        await ledger.set_flag(
+            "full_verify_needed",
+            {"at": at, "replica": ", ".join(str(name) for name in gone)},
+            actor=order.actor,
+            reason="replicas that may have written without the ledger were given up",
+        )
+        for name in gone:
+            await ledger.release_replica(str(name))
 
     async def _switch(self, taken: Step, routing: Routing, order: Order) -> Switched:
         target = after(routing, taken)

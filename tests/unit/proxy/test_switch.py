@@ -40,6 +40,7 @@ def control(
     rig: Rig,
     *,
     drain_timeout_s: float = 2.0,
+    ack_timeout_s: float = 5.0,
     drain: Callable[[], Awaitable[None]] | None = None,
 ) -> ControlService:
     clock = SystemClock()
@@ -58,7 +59,7 @@ def control(
                 await rig.stores[names[1]].apply([write], atomic=True, deadline_s=5)
             await rig.ledger.finish_copy(copy, touched=[item.key])
 
-    settings = SwitchSettings(drain_timeout_s=drain_timeout_s, ack_timeout_s=5)
+    settings = SwitchSettings(drain_timeout_s=drain_timeout_s, ack_timeout_s=ack_timeout_s)
     sides = Sides(
         {
             name: Side(store=store, breaker=Breaker(clock, failures_max=5, open_s=5))
