@@ -1,4 +1,4 @@
-"""Killed replicas that may have written without the ledger are given up by force, and not untold."""
+"""Replicas that were killed and may have written unknown to the ledger are given up by force."""
 
 from __future__ import annotations
 
