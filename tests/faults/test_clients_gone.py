@@ -79,7 +79,7 @@ async def test_a_write_whose_client_has_gone_runs_to_its_end_without_a_repair(
 async def test_a_deadline_exceeded_is_ambiguous_and_the_write_ends_all_the_same(
     scene: Scene,
 ) -> None:
-    relay, replica = await dual_writing(scene, "new")
+    relay, replica = await dual_writing(scene, "old")
     relay.delay_s = 0.5
     client = replica.client.scoped(timeout_s=0.3)
     key = ("rust", "serde", "page")
