@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from proxy.clock import Clock
@@ -115,6 +115,10 @@ def _fail(group: list[_Waiting], error: BaseException) -> None:
                 item.done.set_exception(error)
 
 
+def _tell_nobody(replica_id: str) -> None:
+    """A queue that stands alone has no replica to rename."""
+
+
 class SettleQueue:
     """Settles intents behind the answers, in batches.
 
@@ -124,15 +128,24 @@ class SettleQueue:
 
     Args:
         delay_s: how long a settlement waits for company.
+        on_drop: told the replica whose settlements were dropped. It must go on under another
+            name, or nobody ever takes their intents over.
     """
 
     def __init__(
-        self, ledger: IntentLog, clock: Clock, *, delay_s: float, rows_max: int = 50_000
+        self,
+        ledger: IntentLog,
+        clock: Clock,
+        *,
+        delay_s: float,
+        rows_max: int = 50_000,
+        on_drop: Callable[[str], None] = _tell_nobody,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._delay_s = delay_s
         self._rows_max = rows_max
+        self._on_drop = on_drop
         self._queue: list[Settlement] = []
         self._wake = asyncio.Event()
         self._flush_lock = asyncio.Lock()
@@ -168,8 +181,11 @@ class SettleQueue:
     def _trim(self) -> None:
         excess = len(self._queue) - self._rows_max
         if excess > 0:
+            owners = {item.intent.replica_id for item in self._queue[:excess]}
             del self._queue[:excess]
             self.dropped += excess
+            for replica_id in owners:
+                self._on_drop(replica_id)
             log.error("settlements dropped, their keys wait for the sweep: %d", excess)
 
     @property

@@ -98,7 +98,12 @@ def build_parts(
     }
     sides = build_sides(stores, settings, clock)
     intents = InstrumentedIntents(ledger, telemetry.tracing, telemetry.metrics)
-    settle = SettleQueue(intents, clock, delay_s=settings.ledger.settle_delay_ms / 1000.0)
+    settle = SettleQueue(
+        intents,
+        clock,
+        delay_s=settings.ledger.settle_delay_ms / 1000.0,
+        on_drop=lambda name: member.forsake(name),  # noqa: PLW0108 - made below
+    )
     member = Membership(
         ledger,
         clock,

@@ -12,8 +12,9 @@ import pytest
 from proxy.clock import SystemClock
 from proxy.config.settings import WriteSettings
 from proxy.errors import LeaseLost, Unavailable
+from proxy.ledger.group_commit import SettleQueue
 from proxy.ledger.memory import MemoryLedger
-from proxy.ledger.types import Intent, IntentDraft, Phase
+from proxy.ledger.types import Intent, IntentDraft, Phase, Settlement
 from proxy.model import Key
 from proxy.server.housekeeping import pay_debt
 from tests.doc_server import source
@@ -190,3 +191,17 @@ async def test_an_epoch_is_acknowledged_only_once_the_debt_is_recorded() -> None
                 await asyncio.sleep(0)
         assert (await rig.ledger.flags())["full_verify_needed"]
         assert not rig.writer.owes_full_verify
+
+
+async def test_a_replica_whose_settlements_were_dropped_is_told_to_take_another_name() -> None:
+    ledger = MemoryLedger(SystemClock())
+    routing = await ledger.register_replica("r", address="", lease_s=60, ledger_down="refuse")
+    drafts = [
+        IntentDraft(collection="documents", key=("rust", "serde", name), op="upsert")
+        for name in "ab"
+    ]
+    intents = await ledger.append(drafts, epoch=routing.epoch, replica_id="r")
+    told: list[str] = []
+    queue = SettleQueue(ledger, SystemClock(), delay_s=0, rows_max=1, on_drop=told.append)
+    queue.add([Settlement(intent=item, clean=True) for item in intents])
+    assert (told, queue.dropped) == (["r"], 1)
