@@ -109,7 +109,8 @@ def _settings(
     try:
         settings = Settings.model_validate(plain)
     except ValidationError as error:
-        rest = _without(plain, [item["loc"] for item in error.errors(include_url=False)])
+        broken = [item["loc"] for item in error.errors(include_url=False)]
+        rest = _stood_in(_without(plain, broken))
         return None, from_pydantic(error, source, Settings) + _checked_rest(rest, source)
     return settings, check_settings(settings, source)
 
@@ -134,6 +135,16 @@ def _without(data: Mapping[str, object], paths: list[tuple[int | str, ...]]) -> 
         elif path:
             result.pop(str(path[0]), None)
     return result
+
+
+def _stood_in(data: dict[str, object]) -> dict[str, object]:
+    """Put something harmless where a required value is broken or missing, so that the rest can be
+    checked all the same."""
+    engine = {"engine": "postgresql", "dsn": "dbname=stand-in"}
+    for name, stand_in in {"old": engine, "new": {**engine, "dsn": "dbname=other"}}.items():
+        section = data.get(name)
+        data[name] = {**stand_in, **section} if isinstance(section, dict) else stand_in
+    return {"migration": "stand-in", "ledger": {"dsn": "dbname=stand-in"}, **data}
 
 
 def _with_preset(source: Source) -> tuple[Source, tuple[Violation, ...]]:

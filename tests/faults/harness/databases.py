@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +52,24 @@ def create_tables(dsn: str, side: str) -> None:
     text = (PRESETS / f"doc_server_{side}.sql").read_text("utf-8")
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(text.replace("vector(3072)", f"vector({DIM})").encode())
+
+
+@contextmanager
+def fresh_databases(admin: str) -> Iterator[Callable[[], str]]:
+    """Return a function that makes an empty database; all of them are dropped at the end."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"t_{uuid.uuid4().hex[:12]}"
+        execute(admin, f'CREATE DATABASE "{name}"')
+        made.append(name)
+        return make_conninfo(admin, dbname=name)
+
+    try:
+        yield make
+    finally:
+        for name in made:
+            execute(admin, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 def make_databases(make: Callable[[], str]) -> Databases:
