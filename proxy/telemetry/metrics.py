@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from proxy.ledger.types import Phase, Routing
 from proxy.telemetry import catalogue
 from proxy.telemetry.catalogue import CATALOGUE, Kind, MetricSpec
+from proxy.telemetry.later import Later
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram, Meter, Observation
@@ -32,6 +33,7 @@ class Metrics:
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
         self._now = now
+        self._later = Later()
         self._polled_at = now()
         self._collections: set[str] = set()
         for spec in CATALOGUE:
@@ -52,33 +54,32 @@ class Metrics:
     def _age(self, _options: object) -> Iterable[Observation]:
         from opentelemetry.metrics import Observation
 
+        self._later.flush()  # asked for at every collection, before the others are read
         return [Observation(self._now() - self._polled_at)]
 
     def _count(self, spec: MetricSpec, amount: int, labels: Mapping[str, str]) -> None:
-        self._counters[spec.name].add(amount, labels)
+        self._later.put(self._counters[spec.name].add, amount, labels)
 
     def _set(self, spec: MetricSpec, value: float, labels: Mapping[str, str]) -> None:
         self._gauges[spec.name].set(value, labels)
+
+    def _time(self, spec: MetricSpec, seconds: float, labels: Mapping[str, str]) -> None:
+        self._later.put(self._histograms[spec.name].record, seconds, labels)
 
     # Calls.
 
     def rpc(self, method: str, code: str, seconds: float) -> None:
         """A call was answered; `method` is the last part of its path."""
-        self._histograms[catalogue.RPC_DURATION.name].record(
-            seconds, {"method": method, "code": code}
-        )
+        self._time(catalogue.RPC_DURATION, seconds, {"method": method, "code": code})
 
     def store_call(self, store: str, operation: str, outcome: str, seconds: float) -> None:
         """A store answered, or failed."""
-        self._histograms[catalogue.STORE_DURATION.name].record(
-            seconds, {"store": store, "operation": operation, "outcome": outcome}
-        )
+        labels = {"store": store, "operation": operation, "outcome": outcome}
+        self._time(catalogue.STORE_DURATION, seconds, labels)
 
     def ledger_call(self, operation: str, outcome: str, seconds: float) -> None:
         """The ledger answered, or failed."""
-        self._histograms[catalogue.LEDGER_DURATION.name].record(
-            seconds, {"operation": operation, "outcome": outcome}
-        )
+        self._time(catalogue.LEDGER_DURATION, seconds, {"operation": operation, "outcome": outcome})
 
     # Events.
 
@@ -115,7 +116,7 @@ class Metrics:
         labels = {"kind": kind, "collection": collection}
         self._count(catalogue.BATCH_ROWS, rows, labels)
         self._count(catalogue.BATCH_BYTES, size, labels)
-        self._histograms[catalogue.BATCH_DURATION.name].record(seconds, labels)
+        self._time(catalogue.BATCH_DURATION, seconds, labels)
 
     # States.
 
