@@ -40,13 +40,14 @@ from proxy.errors import (
 from proxy.ledger.base import IntentLog
 from proxy.ledger.group_commit import AppendGroup, SettleQueue
 from proxy.ledger.types import IntentDraft, Phase, Routing
-from proxy.model import CollectionSpec, Write, WriteOp
+from proxy.model import CollectionSpec, Key, Write, WriteOp
 from proxy.routing.member import Membership, Ticket
 from proxy.routing.phases import secondary_of, writes_both
 from proxy.stores.sides import Sides
 
 _ADMISSIONS_MAX = 8
 _LEASE_MARGIN_S = 0.5
+_ALONE_KEYS_MAX = 10_000
 _ANSWER_MARGIN_S = 0.05
 
 
@@ -73,6 +74,7 @@ class DualWriter:
         self._numbers = Numbers(deadline_s=settings.primary_deadline_s)
         self._tasks = OwnedTasks(limit=settings.in_flight_max)
         self.owes_full_verify = False
+        self.written_alone: set[tuple[str, Key]] = set()
 
     @property
     def in_flight(self) -> int:
@@ -264,13 +266,21 @@ class DualWriter:
                 self._parts.member.forsake(ticket.replica_id)
                 if self._settings.ledger_down != "primary_alone":
                     raise
-                self.owes_full_verify |= dual
+                if dual:
+                    self._note_alone(items)
                 dual = False
         try:
             await self._write_stores(items, submission, ticket, dual=dual)
         finally:
             self._settle(pending(items), ticket, dual=dual)
         return dual
+
+    def _note_alone(self, items: list[Item]) -> None:
+        """Remember what the ledger has to be told: past the bound only that there was something."""
+        self.owes_full_verify = True
+        for item in items:
+            if item.write is not None and len(self.written_alone) < _ALONE_KEYS_MAX:
+                self.written_alone.add((item.write.collection, item.write.key))
 
     def _settle(self, items: list[Item], ticket: Ticket, *, dual: bool) -> None:
         """Step 5, behind the answer; for a write that may still land, not before it cannot."""

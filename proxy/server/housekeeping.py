@@ -45,15 +45,20 @@ class DirtyCounts:
 async def pay_debt(ledger: Ledger, member: Membership, writer: DualWriter) -> None:
     """Record that writes went to the primary alone (rule W6), as soon as the ledger is back.
 
-    The mark says when: a verify that had begun before does not make up for it.
+    Their keys become dirty, so that they are fenced and repaired at once. The mark says when: a
+    verify that had begun before does not make up for it.
 
     Raises:
         Unavailable: it is not back yet; the debt stays.
     """
     if not writer.owes_full_verify:
         return
+    alone, writer.written_alone = writer.written_alone, set()
     writer.owes_full_verify = False
     try:
+        for collection in sorted({name for name, _ in alone}):
+            keys = [key for name, key in alone if name == collection]
+            await ledger.mark_dirty(collection, keys, reason="written without the ledger")
         await ledger.set_flag(
             "full_verify_needed",
             {"at": SystemClock().now().isoformat(), "replica": member.replica_id},
@@ -62,6 +67,7 @@ async def pay_debt(ledger: Ledger, member: Membership, writer: DualWriter) -> No
         )
     except BaseException:
         writer.owes_full_verify = True
+        writer.written_alone |= alone
         raise
 
 

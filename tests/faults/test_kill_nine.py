@@ -22,7 +22,10 @@ from tests.faults.harness.waiting import until
 
 pytestmark = pytest.mark.faults
 
-KILLS = 10
+KILLS = int(os.environ.get("CROSSFADE_KILLS", "10"))
+"""Of each of the three processes; more of them make a soak."""
+NAPS = 0.15
+"""Share of the kills of a replica before which it is suspended for about its lease."""
 TRUCE_S = 3.0
 FIRST_TRUCE_S = 8.0
 """How long the replicas are left alone now and then, so that a swap can get through."""
@@ -49,6 +52,7 @@ class Town:
     live: dict[str, Replica] = field(default_factory=dict)
     kills: dict[str, int] = field(default_factory=dict)
     steps: list[str] = field(default_factory=list)
+    naps: int = 0
     refusals: dict[str, int] = field(default_factory=dict)
     war: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -76,12 +80,24 @@ class Town:
                 await self._after_calls(self.rng.randrange(10, 80))
             if name != "reconcile":
                 await self.war.wait()
+                if not early and self.rng.random() < NAPS:
+                    await self._nap(process)
             self.live.pop(name, None)
             await process.kill()
             self.kills[name] = self.kills.get(name, 0) + 1
             process = await start()
         await self._up(name, process)
         return process
+
+    async def _nap(self, process: Process) -> None:
+        """Suspend a replica past its lease, and let it go on for a while."""
+        process.pause()
+        try:
+            await asyncio.sleep(self.rng.uniform(0.5, 1.5) * TIMES["ledger"]["lease_s"])
+        finally:
+            process.resume()
+        self.naps += 1
+        await self._after_calls(20)
 
     async def _up(self, name: str, process: Process) -> None:
         await process.ready()
@@ -188,7 +204,7 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
             walking.create_task(town.truces(over))
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(load.run(workers=6))
+        group.create_task(load.run(workers=10))
         group.create_task(walk_when_filled())
         torments = [
             group.create_task(town.torment("a", lambda: town.replica("a"))),
@@ -199,8 +215,8 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
         await finished_backfill(town, backfill.job_id)
         over.set()
         load.stopping = True
-    print(f"kills {town.kills}, steps {town.steps}, calls {load.calls}, {load.errors}")
-    print(f"refused steps {town.refusals}")
+    print(f"kills {town.kills}, naps {town.naps}, calls {load.calls}, {load.errors}")
+    print(f"steps {town.steps}, refused {town.refusals}")
 
     await scene.quiet()
     assert all(count >= KILLS for count in town.kills.values())

@@ -167,6 +167,7 @@ async def test_a_debt_is_paid_before_the_replica_leaves() -> None:
         await pay_debt(rig.ledger, rig.member, rig.writer)
         assert (await rig.ledger.flags())["full_verify_needed"]
         assert not rig.writer.owes_full_verify
+        assert await rig.dirty() == {KEY}, "so that it is fenced, and repaired before any verify"
 
 
 async def test_an_epoch_is_acknowledged_only_once_the_debt_is_recorded() -> None:
@@ -177,7 +178,7 @@ async def test_an_epoch_is_acknowledged_only_once_the_debt_is_recorded() -> None
         await with_source(rig)
         ledger.losing = True
         await rig.plane.write(upsert(KEY), context())
-        assert rig.writer.owes_full_verify
+        assert rig.writer.written_alone == {("documents", KEY)}
         ledger.losing = False
         shadow = replace(await rig.ledger.routing(), phase=Phase.SHADOW)
         changed = await rig.ledger.change_routing(
@@ -191,6 +192,7 @@ async def test_an_epoch_is_acknowledged_only_once_the_debt_is_recorded() -> None
                 await asyncio.sleep(0)
         assert (await rig.ledger.flags())["full_verify_needed"]
         assert not rig.writer.owes_full_verify
+        assert await rig.dirty() == {KEY}, "so that it is fenced, and repaired before any verify"
 
 
 async def test_a_replica_whose_settlements_were_dropped_is_told_to_take_another_name() -> None:
