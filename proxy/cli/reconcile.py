@@ -76,10 +76,15 @@ async def _serve(config: Config, metrics_address: str, output: Output) -> None:
     try:
         tools = Tools(observer=JobMetrics(telemetry.metrics))
         async with reconciler(config, tools, wrap=instrumented) as worker:
-            if output.as_json:
-                output.line({"event": "ready", "metrics": telemetry.metrics_address})
-            else:
-                output.say(f"reconciling {config.settings.migration} as {owner_name()}")
-            await until_stopped(serve(worker), stop=worker.stop)
+
+            async def announced() -> None:
+                # By now a signal stops it in order, so whoever reads this line may send one.
+                if output.as_json:
+                    output.line({"event": "ready", "metrics": telemetry.metrics_address})
+                else:
+                    output.say(f"reconciling {config.settings.migration} as {owner_name()}")
+                await serve(worker)
+
+            await until_stopped(announced(), stop=worker.stop)
     finally:
         await telemetry.close()

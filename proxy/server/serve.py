@@ -191,6 +191,9 @@ async def _quiesce(parts: Parts, server: NativeServer) -> bool:
     with contextlib.suppress(CrossfadeError):
         await parts.shadow.close()
     await parts.settle.wait_delayed(timeout_s=parts.config.settings.writes.late_write_s)
+    # While it still runs: a settlement that is cut off is repeated, and its keys repaired.
+    with contextlib.suppress(CrossfadeError):
+        await parts.settle.flush()
     return not left
 
 

@@ -75,7 +75,7 @@ async def test_bytes_that_arrive_after_a_write_was_given_up_are_repaired_over(
 ) -> None:
     """A network that delivers late must not undo a repair: the key stays unsettled until then."""
     relay = await scene.relay("new")
-    replica = await scene.serve(over={"writes": {"late_write_s": 3.0}})
+    replica = await scene.serve(over={"writes": {"late_write_s": 2.0}})
     await scene.phase(replica, Phase.DUAL_WRITE)
     await replica.client.upsert("sources", ("rust", "serde"), {"version": "1.0"})
     del scene.relays["new"]

@@ -1,0 +1,58 @@
+"""SIGTERM at any moment: the process ends in order, with 0, and leaves nothing in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+from crossfade.client.control_types import Phase
+from crossfade.client.errors import CallError
+
+from tests.faults.harness.databases import assert_equal, documents
+from tests.faults.harness.scene import Scene
+
+pytestmark = pytest.mark.faults
+
+
+async def test_a_signal_right_after_the_ready_line_ends_both_processes_in_order(
+    scene: Scene,
+) -> None:
+    for start in (scene.start_serve, scene.start_reconcile):
+        process = await start()
+        await process.ready()
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0, process.tail()
+        assert "Traceback" not in process.tail()
+    assert scene.ask("SELECT bool_and(clean_exit) FROM crossfade.replicas") == [(True,)]
+
+
+async def test_writes_under_way_are_answered_or_told_apart_when_the_proxy_stops(
+    scene: Scene,
+) -> None:
+    replica = await scene.serve()
+    await scene.phase(replica, Phase.DUAL_WRITE)
+    await replica.client.upsert("sources", ("rust", "serde"), {"version": "1.0"})
+
+    async def write_until_refused(name: str) -> tuple[list[str], list[str]]:
+        acknowledged: list[str] = []
+        for number in range(10_000):
+            path = f"{name}-{number}"
+            try:
+                await replica.client.upsert("documents", ("rust", "serde", path), {"content": "c"})
+            except CallError as error:
+                return acknowledged, [path] if error.maybe_applied else []
+            acknowledged.append(path)
+        raise AssertionError("it never stopped")
+
+    writers = [asyncio.create_task(write_until_refused(f"w{n}")) for n in range(8)]
+    while not documents(scene.dbs.new, "new"):
+        await asyncio.sleep(0.01)
+    assert await replica.process.stop() == 0, replica.process.tail()
+    told = await asyncio.gather(*writers)
+    assert scene.left_over() == (0, 0), scene.dirty()
+    assert_equal(scene.dbs)
+    stored = {key[2] for key in documents(scene.dbs.old, "old")}
+    acknowledged = {path for paths, _ in told for path in paths}
+    unsure = {path for _, paths in told for path in paths}
+    assert acknowledged <= stored <= acknowledged | unsure
