@@ -1,4 +1,4 @@
-"""What a running proxy does beside the requests: count, sweep, prune, watch forgotten holds."""
+"""What a running proxy does beside the requests: count, sweep, prune, release forgotten holds."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _DIRTY_POLL_S = 0.5
 _PRUNE_EVERY_S = 10.0
+_HOLD_POLL_S = 0.1
 
 
 class DirtyCounts:
@@ -92,26 +93,15 @@ def settler(
 
 
 class Housekeeping:
-    """Sweeps dead replicas, prunes the ledger, releases forgotten holds, reports debts."""
+    """Sweeps dead replicas, settles, gives up former identities, and prunes the ledger."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        member: Membership,
-        writer: DualWriter,
-        clock: Clock,
-        *,
-        sweep_every_s: float,
-        hold_max_s: float,
+        self, ledger: Ledger, member: Membership, clock: Clock, *, sweep_every_s: float
     ) -> None:
         self._ledger = ledger
         self._member = member
-        self._writer = writer
         self._clock = clock
         self._sweep_every_s = sweep_every_s
-        self._hold_max_s = hold_max_s
-        self._held_epoch = 0
-        self._held_since_s = 0.0
 
     async def run(self) -> None:
         """Keep house until cancelled; an unreachable ledger is tried again at the next turn."""
@@ -124,21 +114,48 @@ class Housekeeping:
                     log.warning("took over %d intents of dead replicas", taken)
                 await self._member.settle()
                 await self._member.release_former()
-                await self._watch_hold()
                 if self._clock.monotonic_s() - pruned_s >= _PRUNE_EVERY_S:
                     pruned_s = self._clock.monotonic_s()
                     await self._ledger.prune()
             except CrossfadeError as error:
                 log.warning("housekeeping waits for the ledger: %s", error)
 
-    async def _watch_hold(self) -> None:
-        routing = self._member.current
+
+class HoldWatch:
+    """Releases the writes when whoever held them has died.
+
+    Args:
+        hold_max_s: longer than any swap holds writes, and less than a held write waits, so that
+            none of them fails.
+    """
+
+    def __init__(
+        self, ledger: Ledger, member: Membership, clock: Clock, *, hold_max_s: float
+    ) -> None:
+        self._ledger = ledger
+        self._member = member
+        self._clock = clock
+        self._hold_max_s = hold_max_s
+        self._held_epoch = 0
+        self._held_since_s = 0.0
+
+    async def run(self) -> None:
+        """Watch until cancelled; the ledger is asked only once a hold has lasted too long."""
+        while True:
+            await self._clock.sleep(_HOLD_POLL_S)
+            try:
+                await self._look()
+            except CrossfadeError as error:
+                log.warning("a forgotten hold waits for the ledger: %s", error)
+
+    async def _look(self) -> None:
+        routing, now_s = self._member.current, self._clock.monotonic_s()
         if not routing.hold:
             self._held_epoch = 0
             return
         if routing.epoch != self._held_epoch:
-            self._held_epoch = routing.epoch
-            self._held_since_s = self._clock.monotonic_s()
+            self._held_epoch, self._held_since_s = routing.epoch, now_s
+        if now_s - self._held_since_s < self._hold_max_s:
             return
         released = await release_forgotten_hold(
             self._ledger,

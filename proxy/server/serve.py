@@ -18,7 +18,7 @@ from proxy.fronts.native.serve import NativeServer, ServeOptions
 from proxy.ledger.types import Phase
 from proxy.server.build import build_ledger, build_store
 from proxy.server.health import LeaseHealth
-from proxy.server.housekeeping import Housekeeping, pay_debt
+from proxy.server.housekeeping import HoldWatch, Housekeeping, pay_debt
 from proxy.server.opening import Opening
 from proxy.server.parts import Parts, build_parts
 from proxy.telemetry.gauges import GaugePoller
@@ -154,12 +154,13 @@ def _chores(
 ) -> tuple[tuple[str, Coroutine[Any, Any, None]], ...]:
     settings = parts.config.settings
     house = Housekeeping(
+        parts.ledger, parts.member, clock, sweep_every_s=settings.ledger.lease_s / 4
+    )
+    holds = HoldWatch(
         parts.ledger,
         parts.member,
-        parts.writer,
         clock,
-        sweep_every_s=settings.ledger.lease_s / 4,
-        hold_max_s=settings.switch.drain_timeout_s + settings.writes.hold_max_s,
+        hold_max_s=(settings.switch.drain_timeout_s + settings.writes.hold_max_s) / 2,
     )
     gauges = GaugePoller(
         parts.control,
@@ -174,6 +175,7 @@ def _chores(
         ("settle", parts.settle.run()),
         ("dirty-counts", parts.dirty.run()),
         ("housekeeping", house.run()),
+        ("hold-watch", holds.run()),
         ("gauges", gauges.run()),
     )
 

@@ -83,6 +83,7 @@ class Town:
                 if not early and self.rng.random() < NAPS:
                     await self._nap(process)
             self.live.pop(name, None)
+            assert process.running, f"{name} ended by itself\n{process.tail()}"
             await process.kill()
             self.kills[name] = self.kills.get(name, 0) + 1
             process = await start()

@@ -1,4 +1,4 @@
-"""SIGTERM at any moment: the process ends in order, with 0, and leaves nothing in flight."""
+"""SIGTERM ends a process in order and leaves nothing in flight; a killed swap lets writes go."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import signal
 
 import pytest
-from crossfade.client.control_types import Phase
+from crossfade.client.control_types import JobKind, Phase
 from crossfade.client.errors import CallError
 
 from tests.faults.harness.databases import assert_equal, documents
-from tests.faults.harness.scene import Scene
+from tests.faults.harness.scene import ACTOR, Scene
+from tests.faults.harness.waiting import until
 
 pytestmark = pytest.mark.faults
 
@@ -56,3 +57,32 @@ async def test_writes_under_way_are_answered_or_told_apart_when_the_proxy_stops(
     acknowledged = {path for paths, _ in told for path in paths}
     unsure = {path for _, paths in told for path in paths}
     assert acknowledged <= stored <= acknowledged | unsure
+
+
+async def test_writes_held_by_a_swap_whose_proxy_was_killed_go_on_and_none_fails(
+    scene: Scene,
+) -> None:
+    scene.overrides["writes"] = {"hold_max_s": 6.0}
+    keeper, other = await scene.serve("keeper"), await scene.serve("other")
+    await scene.reconcile()
+    await scene.phase(other, Phase.DUAL_WRITE)
+    await other.client.upsert("sources", ("rust", "serde"), {"version": "1.0"})
+    await scene.job(other, JobKind.BACKFILL)
+    await scene.phase(other, Phase.SHADOW, Phase.RAMP)
+    await other.control.set_traffic(100, actor=ACTOR, reason="a test", force=True)
+    other.process.pause()  # so that the swap waits for it, writes held
+    swapping = asyncio.create_task(
+        keeper.control.change_phase(Phase.NEW_PRIMARY, actor=ACTOR, reason="a test", force=True)
+    )
+    held = "SELECT hold FROM crossfade.migrations"
+    await until(lambda: scene.ask(held) == [(True,)], what="the hold")
+    await keeper.process.kill()
+    other.process.resume()
+    with pytest.raises(CallError):
+        await swapping
+    await other.client.upsert("documents", ("rust", "serde", "held"), {"content": "c"})
+    assert scene.ask(held) == [(False,)]
+    (event,) = [one for one in await other.control.events(limit=1000) if one.kind == "release"]
+    assert event.actor == "watchdog"
+    await scene.quiet()
+    assert_equal(scene.dbs)
