@@ -204,7 +204,7 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
             walking.create_task(walk(town, over))
             walking.create_task(town.truces(over))
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(20.0 * KILLS), asyncio.TaskGroup() as group:
         group.create_task(load.run(workers=10))
         group.create_task(walk_when_filled())
         torments = [

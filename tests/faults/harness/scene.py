@@ -127,7 +127,7 @@ class Scene:
     async def clients(self, process: Process) -> Replica:
         """Return a serving process with clients of it."""
         client = AsyncClient(process.address, retries=0)
-        control = ControlClient(process.address, retries=0)
+        control = ControlClient(process.address, retries=0, change_timeout_s=20.0)
         self.stack.push_async_callback(client.close)
         self.stack.push_async_callback(control.close)
         return Replica(process=process, client=client, control=control)
