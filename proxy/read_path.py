@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -140,13 +141,25 @@ class ReadPath:
             )
         return member.current
 
+    async def _in_force(self) -> Routing:
+        """Return the routing in force; a replica that was paused past its lease asks for it.
+
+        Raises:
+            Unavailable: see `_current`.
+        """
+        member = self._parts.member
+        if member.lease_left_s() <= 0 and member.reachable:
+            with contextlib.suppress(Unavailable):
+                return await member.refresh()
+        return self._current()
+
     async def _routing_of(self, collection: str, keys: Sequence[Key]) -> Routing:
         """Return the routing to read keys under.
 
         While a swap holds the writes, other replicas may be past it: which store a fenced key is
         to be read from is then asked, not remembered.
         """
-        routing = self._current()
+        routing = await self._in_force()
         if not routing.hold:
             return routing
         try:
@@ -196,7 +209,7 @@ class ReadPath:
 
     async def list_records(self, query: ListQuery, context: RequestContext) -> Listed:
         """Read a page, in the query's order, the key last."""
-        routing = self._current()
+        routing = await self._in_force()
         names = [order.field for order in query.order]
         asked = _asked((*names, *(query.projection.fields or ())), query.filter)
         chosen = self._choose(routing, query.collection, asked.names, context)
@@ -227,7 +240,7 @@ class ReadPath:
 
     async def count(self, query: CountQuery, context: RequestContext) -> Counted:
         """Count records, or the groups of a field."""
-        routing = self._current()
+        routing = await self._in_force()
         names = tuple(name for name in (query.group_by, query.sum_field) if name)
         asked = _asked(names, query.filter)
         chosen = self._choose(routing, query.collection, asked.names, context)
@@ -242,7 +255,7 @@ class ReadPath:
 
     async def search(self, query: SearchQuery, context: RequestContext) -> Found:
         """Search; distance and similarity mean the same whichever store answers (R4)."""
-        routing = self._current()
+        routing = await self._in_force()
         asked = _asked(query.projection.fields or (), query.filter)
         chosen = self._choose(routing, query.collection, asked.names, context)
         deadline_s = self._deadline_s(context)

@@ -123,6 +123,19 @@ async def test_a_replica_that_lags_behind_a_swap_reads_what_was_written_after_it
         assert await content(late) == "after the swap"
 
 
+async def test_a_replica_that_slept_past_its_lease_asks_before_it_reads(rig: Rig) -> None:
+    async with replica(rig.ledger, rig.stores, lease_s=0.2) as sleeper:
+        sleeper.following.cancel()
+        await asyncio.wait({sleeper.following})
+        routing = await rig.ledger.routing()
+        while sleeper.member.lease_left_s() > 0:
+            await asyncio.sleep(0.01)
+        await rig.go(Phase.NEW_ONLY, primary="new", percent=100)
+        await rig.plane.write(upsert(KEY, "on the new store alone"), context())
+        assert sleeper.member.current.phase is routing.phase, "it does not know yet"
+        assert await content(sleeper) == "on the new store alone"
+
+
 async def late_stops_following(rig: Rig) -> None:
     """End the replica's own chore; it learns of a new routing only if it asks."""
     while not rig.member.current.hold:

@@ -35,9 +35,10 @@ async def written(rig: Rig) -> None:
 
 
 async def cut_off(rig: Rig, *, over_s: float) -> None:
-    """End what renews the lease; it ended `over_s` ago."""
+    """End what renews the lease, as without the ledger; it ended `over_s` ago."""
     rig.following.cancel()
     await asyncio.wait({rig.following})
+    rig.member.reachable = False
     rig.member._lease_until_s = SystemClock().monotonic_s() - over_s
 
 
