@@ -5,19 +5,43 @@ Run: python -m tests.bench.echo. It prints its port; a request names the bytes o
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
 import uvloop
+from crossfade.client.transport import MESSAGE_BYTES_MAX, open_channel
+
+from proxy.demo.processes import ChildFailed, Household
+from tests.bench.sampling import Way
 
 METHOD: Final = "/crossfade.bench.Echo/Call"
 _SERVICE, _NAME = METHOD.strip("/").split("/")
 _HEAD: Final = 4
+_DEADLINE_S: Final = 60.0
 
 
-def request_of(request_bytes: int, answer_bytes: int) -> bytes:
-    """Return a request of so many bytes that asks for an answer of so many."""
-    return answer_bytes.to_bytes(_HEAD, "big") + bytes(max(0, request_bytes - _HEAD))
+@asynccontextmanager
+async def empty_calls(
+    household: Household, *, request_bytes: int, answer_bytes: int
+) -> AsyncIterator[Way]:
+    """Yield calls to such a server, in a process of its own, with messages of these sizes."""
+    child = await household.start("echo", ["-m", "tests.bench.echo"], talk=True)
+    try:
+        if child.process.stdout is None:
+            raise ChildFailed("The echo server has no output to read.")
+        port = int(await child.process.stdout.readline())
+        request = answer_bytes.to_bytes(_HEAD, "big") + bytes(max(0, request_bytes - _HEAD))
+        async with open_channel(f"127.0.0.1:{port}", None, MESSAGE_BYTES_MAX) as channel:
+            method = channel.unary_unary(METHOD, None, None)
+
+            async def call(number: int) -> object:
+                return await method(request, timeout=_DEADLINE_S)
+
+            yield call
+    finally:
+        await household.stop(child)
 
 
 async def _answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:

@@ -81,13 +81,15 @@ class Results:
 
     Attributes:
         series: latency series by name.
-        notes: whatever explains a figure: CPU seconds, rows, how much others used the machine.
+        notes: whatever explains a figure: CPU seconds, rows, the machine.
+        others: CPUs that other processes used on average, by step.
         profiles: where the time goes, by the part whose goal was missed.
     """
 
     figures: list[Figure] = field(default_factory=list)
     series: dict[str, Series] = field(default_factory=dict)
     notes: dict[str, object] = field(default_factory=dict)
+    others: dict[str, float] = field(default_factory=dict)
     profiles: dict[str, object] = field(default_factory=dict)
 
     def missed(self, part: str = "") -> list[Figure]:
@@ -106,6 +108,7 @@ class Results:
             "figures": [asdict(item) for item in self.figures],
             "series": {name: item.as_json() for name, item in self.series.items()},
             "notes": self.notes,
+            "cpus_used_by_others": self.others,
             "profiles": self.profiles,
         }
 

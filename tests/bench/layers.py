@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
-import grpc
-from crossfade.client.transport import MESSAGE_BYTES_MAX, open_channel
 from crossfade.storage.v1 import storage_pb2 as pb
 
 from proxy.demo.corpus import Question
-from proxy.demo.processes import ChildFailed
 from proxy.query import SearchQuery
 from proxy.stores.postgres import PostgresStore
 from tests.bench.direct import Direct
-from tests.bench.echo import METHOD, request_of
-from tests.bench.sampling import Way, in_turns
+from tests.bench.echo import empty_calls
+from tests.bench.sampling import in_turns
 from tests.bench.searches import COLLECTION, LIMIT, ways_of
 from tests.bench.world import Serving, World, client_of
 
@@ -38,10 +34,11 @@ async def search_layers(
     adapter = PostgresStore(store, dsn, schema)
     await adapter.open()
     try:
+        request, answer = await _sizes(adapter, questions[0])
         async with (
             client_of(proxy) as client,
             Direct(dsn, schema) as direct,
-            _empty_calls(world, await _sizes(adapter, questions[0])) as empty,
+            empty_calls(world.household, request_bytes=request, answer_bytes=answer) as empty,
         ):
 
             async def by_adapter(number: int) -> object:
@@ -68,25 +65,3 @@ async def _sizes(adapter: PostgresStore, question: Question) -> tuple[int, int]:
     result = await adapter.search(query, deadline_s=_DEADLINE_S)
     texts = sum(len(str(value)) for hit in result.hits for value in hit.record.fields.values())
     return request.ByteSize(), texts
-
-
-@asynccontextmanager
-async def _empty_calls(world: World, sizes: tuple[int, int]) -> AsyncIterator[Way]:
-    child = await world.household.start("echo", ["-m", "tests.bench.echo"], talk=True)
-    try:
-        if child.process.stdout is None:
-            raise ChildFailed("The echo server has no output to read.")
-        port = int(await child.process.stdout.readline())
-        async with open_channel(f"127.0.0.1:{port}", None, MESSAGE_BYTES_MAX) as channel:
-            yield _way(channel, request_of(*sizes))
-    finally:
-        await world.household.stop(child)
-
-
-def _way(channel: grpc.aio.Channel, request: bytes) -> Way:
-    method = channel.unary_unary(METHOD, None, None)
-
-    async def call(number: int) -> object:
-        return await method(request, timeout=_DEADLINE_S)
-
-    return call

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pstats
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from tests.bench.figures import Json
 from tests.bench.sampling import by_many
+from tests.bench.upserts import Load, through_proxy
 from tests.bench.world import Serving, World, client_of, run_job, serving
 
 _SHOWN = 25
+_CLIENTS = 4
 _WAITING = ("run_until_complete", "run_forever", "runners.py")
 """The event loop's own entry holds the time in which it waits: that is no work."""
 
@@ -42,7 +44,7 @@ async def profile_job(world: World, name: str, *command: str) -> Json:
     }
 
 
-def repeated(vectors: list[bytes], calls: int) -> Work:
+def searches_of(vectors: Sequence[bytes], calls: int) -> Work:
     """Return the work of searching by several clients at once."""
 
     async def work(proxy: Serving) -> None:
@@ -51,7 +53,18 @@ def repeated(vectors: list[bytes], calls: int) -> Work:
             async def search(number: int) -> object:
                 return await client.search("documents", vectors[number % len(vectors)], limit=10)
 
-            await by_many({"search": search}, clients=4, each=max(1, calls // 4))
+            await by_many({"search": search}, clients=_CLIENTS, each=calls // _CLIENTS)
+
+    return work
+
+
+def upserts_of(load: Load, calls: int) -> Work:
+    """Return the work of writing by several clients at once."""
+
+    async def work(proxy: Serving) -> None:
+        async with client_of(proxy) as client:
+            way = through_proxy(client, load)
+            await by_many({"upsert": way}, clients=_CLIENTS, each=calls // _CLIENTS)
 
     return work
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from crossfade.client.control_types import Phase
 
 from proxy.demo.corpus import Corpus, load_corpus
 from proxy.demo.options import Pace
 from proxy.demo.processes import Guard, Household
 from proxy.errors import CrossfadeError
-from tests.bench import copies, memory, searches, upserts
+from tests.bench import copies, machine, memory, searches, upserts
 from tests.bench.figures import Results
 from tests.bench.layers import search_layers
-from tests.bench.profiling import profile_job, profile_proxy, repeated
+from tests.bench.profiling import profile_job, profile_proxy, searches_of, upserts_of
 from tests.bench.sizes import Sizes
 from tests.bench.world import (
     JobDone,
@@ -50,6 +49,14 @@ class Bench:
     results: Results
     say: Say
 
+    @contextmanager
+    def step(self, name: str, world: World) -> Iterator[None]:
+        """Say what is measured now, and note how many CPUs others used meanwhile."""
+        self.say(name)
+        began = world.usage()
+        yield
+        self.results.others[name] = round(began.others_until(world.usage()), 2)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peaks:
@@ -69,7 +76,7 @@ async def run(sizes: Sizes, say: Say) -> Results:
     corpus = load_corpus(None, Pace(documents=sizes.documents, live_documents=200))
     bench = Bench(corpus=corpus, sizes=sizes, results=Results(), say=say)
     bench.results.notes["corpus"] = dict(corpus.summary())
-    bench.results.notes["machine"] = _machine()
+    bench.results.notes["machine"] = machine.describe()
     with tempfile.TemporaryDirectory(prefix="crossfade-bench-") as scratch, Guard() as guard:
         logs = Path(scratch) / "logs"
         logs.mkdir()
@@ -93,32 +100,44 @@ async def run(sizes: Sizes, say: Say) -> Results:
 async def _over_corpus(world: World, bench: Bench) -> Peaks:
     """Measure searches and upserts, phase by phase."""
     rows, sizes, results = len(bench.corpus.documents), bench.sizes, bench.results
-    questions = bench.corpus.questions
-    bench.say("start: proxies, and their memory")
-    await memory.start_times(world, sizes, results)
-    proxy_peak = await memory.proxy_peak(world, questions, sizes, rows, results)
-    ask = searches.Ask(questions=questions, sizes=sizes)
-    load = upserts.load_of(bench.corpus.live, sizes)
+    ask = searches.Ask(questions=bench.corpus.questions, sizes=sizes)
+    with bench.step("start: proxies, and their memory", world):
+        await memory.start_times(world, sizes, results)
+        proxy_peak = await memory.proxy_peak(world, ask.questions, sizes, rows, results)
     async with serving(world) as proxy:
-        bench.say(f"search: exact over {rows:,} rows")
-        exact = await searches.measure(world, proxy, "old", ask, results)
-        bench.say("upsert: old_only")
-        await upserts.measure_one(world, proxy, load, sizes, results)
-        await to_phase(proxy, Phase.DUAL_WRITE)
-        job = await run_job(world, "backfill", "--no-indexes")
-        bench.say("upsert: dual_write")
-        await upserts.measure_both(world, proxy, load, sizes, results)
-        bench.say("index: build and verify")
-        await copies.build_index(world, rows, results)
-        await _must_be_equal(world)
+        with bench.step(f"search: exact over {rows:,} rows", world):
+            exact = await searches.measure(world, proxy, "old", ask, results)
+        job = await _upserts(world, proxy, bench)
+        with bench.step("index: build, and verify", world):
+            await copies.build_index(world, rows, results)
+            await _must_be_equal(world)
         await to_phase(proxy, Phase.SHADOW, Phase.RAMP)
         await all_reads_to_new(proxy)
-        bench.say("search: by the index")
-        indexed = await searches.measure(world, proxy, "new", ask, results)
-        searches.compare_index(exact, indexed, results)
+        with bench.step("search: by the index", world):
+            indexed = await searches.measure(world, proxy, "new", ask, results)
+            searches.compare_index(exact, indexed, results)
         await _explain_search(world, proxy, bench)
     memory.reconciler_peak(rows, job.peak_mib, results)
     return Peaks(proxy=proxy_peak, backfill=job.peak_mib)
+
+
+async def _upserts(world: World, proxy: Serving, bench: Bench) -> JobDone:
+    """Measure upserts in old_only, move to dual_write, fill the new store, measure them there."""
+    sizes, results = bench.sizes, bench.results
+    load = upserts.load_of(bench.corpus.live, sizes)
+    with bench.step("upsert: old_only", world):
+        await upserts.measure_one(world, proxy, load, sizes, results)
+    await to_phase(proxy, Phase.DUAL_WRITE)
+    job = await run_job(world, "backfill", "--no-indexes")
+    with bench.step("upsert: dual_write", world):
+        await upserts.measure_both(world, proxy, load, sizes, results)
+    if sizes.explain and results.missed(upserts.PART):
+        bench.say("upsert: profile")
+        results.profiles["proxy while it writes both stores"] = await profile_proxy(
+            world, "upsert", upserts_of(load, _PROFILED_CALLS)
+        )
+        upserts.clean_up(world, "old", "new")
+    return job
 
 
 async def _must_be_equal(world: World) -> None:
@@ -131,18 +150,17 @@ async def _must_be_equal(world: World) -> None:
 
 async def _explain_search(world: World, proxy: Serving, bench: Bench) -> None:
     """Say where the time of a search goes; with a profile if a goal was missed."""
-    questions = bench.corpus.questions
-    bench.say("search: layer by layer")
+    questions, profiles = bench.corpus.questions, bench.results.profiles
     calls = min(_LAYER_CALLS, bench.sizes.near)
-    layers = await search_layers(world, proxy, "new", questions, calls)
-    bench.results.profiles["search by the index, layer by layer, p50 ms"] = layers
-    if not bench.sizes.explain or not bench.results.missed(searches.PART):
-        return
-    bench.say("search: profile")
-    work = repeated([question.vector for question in questions], _PROFILED_CALLS)
-    bench.results.profiles["proxy while it searches by the index"] = await profile_proxy(
-        world, "search", work
-    )
+    with bench.step("search: layer by layer", world):
+        layers = await search_layers(world, proxy, "new", questions, calls)
+    profiles["search by the index, layer by layer, p50 ms"] = layers
+    if bench.sizes.explain and bench.results.missed(searches.PART):
+        bench.say("search: profile")
+        work = searches_of([question.vector for question in questions], _PROFILED_CALLS)
+        profiles["proxy while it searches by the index"] = await profile_proxy(
+            world, "search", work
+        )
 
 
 async def _over_rows(world: World, bench: Bench) -> Peaks:
@@ -152,28 +170,29 @@ async def _over_rows(world: World, bench: Bench) -> Peaks:
     async with serving(world) as proxy:
         await to_phase(proxy, Phase.DUAL_WRITE)
         await copies.prepare(world)
-        bench.say(f"backfill: {rows:,} rows, in turns with the pipe")
-        job: JobDone = await copies.measure(world, rows, sizes, results)
+        with bench.step(f"backfill and verify: {rows:,} rows, in turns with the pipe", world):
+            job: JobDone = await copies.measure(world, rows, sizes, results)
         memory.reconciler_peak(rows, job.peak_mib, results)
         missed = results.missed(copies.COPY_PART) or results.missed(copies.VERIFY_PART)
         if sizes.explain and missed:
             await _explain_copy(world, bench)
         if sizes.build_index:
-            bench.say(f"index: over {rows:,} rows; this takes minutes")
-            await copies.build_index(world, rows, results)
-    bench.say(f"memory: the proxy over {rows:,} rows")
-    peak = await memory.proxy_peak(world, bench.corpus.questions, sizes, rows, results)
+            with bench.step(f"index: over {rows:,} rows; this takes minutes", world):
+                await copies.build_index(world, rows, results)
+    with bench.step(f"memory: the proxy over {rows:,} rows", world):
+        peak = await memory.proxy_peak(world, bench.corpus.questions, sizes, rows, results)
     return Peaks(proxy=peak, backfill=job.peak_mib)
 
 
 async def _explain_copy(world: World, bench: Bench) -> None:
-    bench.say("backfill: profile")
+    bench.say("backfill and verify: profile")
     execute(world.dsns.new, "TRUNCATE documents")
+    documents = ("--collection", "documents")
     profiles = bench.results.profiles
     profiles["backfill"] = await profile_job(
-        world, "backfill", "backfill", "--collection", "documents", "--no-indexes"
+        world, "backfill", "backfill", *documents, "--no-indexes"
     )
-    profiles["verify"] = await profile_job(world, "verify", "verify", "--collection", "documents")
+    profiles["verify"] = await profile_job(world, "verify", "verify", *documents)
 
 
 def _allow_bytecode(cache: Path) -> None:
@@ -183,15 +202,3 @@ def _allow_bytecode(cache: Path) -> None:
     """
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         os.environ["PYTHONPYCACHEPREFIX"] = str(cache)
-
-
-def _machine() -> dict[str, object]:
-    load_1m, load_5m, _ = os.getloadavg()
-    return {
-        "cpus": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_1m": round(load_1m, 2),
-        "load_5m": round(load_5m, 2),
-    }

@@ -66,11 +66,14 @@ async def measure(world: World, proxy: Serving, store: str, ask: Ask, results: R
         ways = await ways_of(client, direct, questions)
         await _same_answers(ways, found)
         calls = sizes.near if indexed else sizes.scans
+        began_s = proxy.cpu_seconds()
         alone = await in_turns(ways, calls=calls)
+        spent_s = proxy.cpu_seconds() - began_s
         many = await by_many(ways, clients=sizes.clients, each=sizes.each)
     for label, series in ((f"{name}, 1 client", alone), (f"{name}, {sizes.clients}", many)):
         results.series[f"search {label}: proxy"] = series["proxy"]
         results.series[f"search {label}: direct"] = series["direct"]
+    results.notes[f"proxy CPU ms a search, {name}"] = round(1000 * spent_s / calls, 3)
     results.figures += [
         added(PART, f"{name}, 1 client", alone["proxy"], alone["direct"], goal_ms=_ADDED_MS_MAX),
         tail(PART, f"{name}, 1 client", alone["proxy"], alone["direct"], goal=_TAIL_MAX),

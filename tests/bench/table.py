@@ -8,6 +8,7 @@ from rich.table import Table
 from tests.bench.figures import Figure, Results
 
 WIDTH_MIN = 150
+_NOISE_CPUS = 0.1
 
 
 def print_report(results: Results, console: Console) -> None:
@@ -30,6 +31,12 @@ def print_report(results: Results, console: Console) -> None:
     missed = results.missed()
     met = sum(1 for figure in results.figures if figure.met)
     console.print(f"{met} goals met, {len(missed)} missed.")
+    busiest = max(results.others.values(), default=0.0)
+    if busiest > _NOISE_CPUS:
+        console.print(
+            f"Other processes used up to {busiest:.1f} CPUs meanwhile: latencies hold that too,"
+            " on both sides."
+        )
     for figure in missed:
         console.print(
             f"  missed: {figure.name}: {figure.compared or _number(figure)} ({figure.goal})"

@@ -16,6 +16,7 @@ from proxy.ledger.postgres import PostgresLedger
 from proxy.ledger.types import IntentDraft, Settlement
 from proxy.model import Key, Write, WriteOp
 from tests.bench.direct import Direct
+from tests.bench.echo import empty_calls
 from tests.bench.figures import Figure, Results, Series
 from tests.bench.sampling import Way, by_many, in_turns
 from tests.bench.sizes import Sizes
@@ -27,6 +28,7 @@ _LEASE_S = 300.0
 _FIRST_ID = 50_000_000
 """Serial ids of the directly written rows, far from those the proxy allocates."""
 
+_REQUEST_BYTES = 14_000
 _DIGEST = "0" * 32
 _MARK = "bench::"
 _CLEAN_UP = {
@@ -81,7 +83,7 @@ def load_of(documents: Sequence[Document], sizes: Sizes) -> Load:
     return Load(documents=documents, keys=max(1, sizes.writes // 2))
 
 
-def _through_proxy(client: AsyncClient, load: Load) -> Way:
+def through_proxy(client: AsyncClient, load: Load) -> Way:
     async def way(number: int) -> object:
         return await client.upsert(
             "documents",
@@ -114,7 +116,7 @@ async def measure_one(
     """Measure phase old_only: one store, no ledger."""
     config = world.config()
     async with client_of(proxy) as client, Direct(world.dsns.old, config.old) as old:
-        ways = {"proxy": _through_proxy(client, load), "old": _directly(old, load, "old")}
+        ways = {"proxy": through_proxy(client, load), "old": _directly(old, load, "old")}
         alone = await in_turns(ways, calls=sizes.writes)
         many = await by_many(ways, clients=sizes.clients, each=sizes.each)
     _keep(results, "old_only", alone, many, sizes)
@@ -122,7 +124,7 @@ async def measure_one(
         _plain("old_only, 1 client", alone["proxy"], alone["old"], "into old"),
         _plain(f"old_only, {sizes.clients} clients", many["proxy"], many["old"], "into old"),
     ]
-    _clean_up(world, "old")
+    clean_up(world, "old")
 
 
 async def measure_both(
@@ -135,18 +137,24 @@ async def measure_both(
         Direct(world.dsns.old, config.old) as old,
         Direct(world.dsns.new, config.new) as new,
         _ledger_way(world, load) as ledger,
+        empty_calls(world.household, request_bytes=_REQUEST_BYTES, answer_bytes=100) as empty,
     ):
         ways: dict[str, Way] = {
-            "proxy": _through_proxy(client, load),
+            "proxy": through_proxy(client, load),
             "old": _directly(old, load, "old"),
             "new": _directly(new, load, "new"),
             "both": _both(_directly(old, load, "both"), _directly(new, load, "both")),
             "ledger": ledger,
+            "empty gRPC call": empty,
         }
+        began_s = proxy.cpu_seconds()
         alone = await in_turns(ways, calls=sizes.writes)
+        spent_s = proxy.cpu_seconds() - began_s
         pair = {name: ways[name] for name in ("proxy", "both")}
         many = await by_many(pair, clients=sizes.clients, each=sizes.each)
     _keep(results, "dual_write", alone, many, sizes)
+    results.notes["proxy CPU ms a write in dual_write"] = round(1000 * spent_s / sizes.writes, 3)
+    results.profiles["upsert in dual_write, step by step, p50 ms"] = _steps(alone)
     results.figures += [
         _plain("dual_write, 1 client", alone["proxy"], alone["both"], "into both"),
         _dual(alone),
@@ -157,10 +165,10 @@ async def measure_both(
             "into both",
         ),
     ]
-    _clean_up(world, "old", "new")
+    clean_up(world, "old", "new")
 
 
-def _clean_up(world: World, *stores: str) -> None:
+def clean_up(world: World, *stores: str) -> None:
     """Take away what was written, so that both stores hold the same again."""
     for name in stores:
         execute(world.dsns.old if name == "old" else world.dsns.new, _CLEAN_UP[name])
@@ -220,6 +228,13 @@ def _plain(name: str, ours: Series, direct: Series, direct_name: str) -> Figure:
         direct_name=f"psycopg, {direct_name}",
         compared=f"{more_ms:+.2f} ms",
     )
+
+
+def _steps(alone: dict[str, Series]) -> dict[str, float]:
+    """Return what a dual write is made of, each measured alone; the rest is the proxy's work."""
+    found = {name: round(series.p50_ms, 3) for name, series in alone.items()}
+    parts = found["ledger"] + found["both"] + found["empty gRPC call"]
+    return {**found, "proxy and client add": round(found["proxy"] - parts, 3)}
 
 
 def _dual(alone: dict[str, Series]) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -25,6 +26,7 @@ from proxy.demo.embedded_pg import Databases, databases
 from proxy.demo.load import create_schemas
 from proxy.demo.processes import Child, ChildFailed, Household
 from proxy.errors import CrossfadeError
+from tests.bench.machine import Usage, tree_seconds
 from tests.bench.rows import load_corpus_rows, repeat_rows, settle_down
 
 CLI: Final = ("-m", "proxy.cli.main")
@@ -54,10 +56,15 @@ class World:
         """Return the configuration as the processes read it."""
         return load(self.config_file)
 
+    def usage(self) -> Usage:
+        """Return the CPU seconds of the machine and of everything the benchmark runs, so far."""
+        server = [] if self.dsns.server_pid is None else [self.dsns.server_pid]
+        return Usage.now([os.getpid(), *server])
+
     def backend_seconds(self) -> float:
         """Return the CPU seconds that the server has used so far, 0 if it is not ours."""
         pid = self.dsns.server_pid
-        return 0.0 if pid is None else _tree_seconds(psutil.Process(pid))
+        return 0.0 if pid is None else tree_seconds(psutil.Process(pid))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,19 +263,6 @@ def peak_mib(pid: int) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / _MIB
     return 0.0
-
-
-def _tree_seconds(root: psutil.Process) -> float:
-    """Return CPU seconds of a process, its living children, and those it has waited for."""
-    times = root.cpu_times()
-    total = times.user + times.system + times.children_user + times.children_system
-    for child in root.children():
-        try:
-            used = child.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += used.user + used.system
-    return float(total)
 
 
 def execute(dsn: str, *statements: str) -> None:
