@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	    echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; \
 	    exit 1; }
 	@echo "Installing into $(VENV); the first time takes a minute or two."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev,lancedb,embedder]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## A whole migration under live traffic; DEMO="--quick" passes options on

@@ -80,15 +80,17 @@ def vector_text(vector: bytes) -> str:
     return hashlib.md5(head + values.tobytes(), usedforsecurity=False).hexdigest()
 
 
-def record_digest(spec: CollectionSpec, record: Record, fields: Sequence[str]) -> int:
-    """Return the 128-bit digest of key, `fields` (in this order) and vector."""
+def record_digest(
+    spec: CollectionSpec, record: Record, fields: Sequence[str], *, vectors: bool = True
+) -> int:
+    """Return the 128-bit digest of key, `fields` (in this order) and, if asked, vector."""
     parts: list[bytes] = []
     for name, part in zip(spec.key, record.key, strict=True):
         parts.append(_framed(value_text(spec.by_name[name].type, part)))
     for name in fields:
         value = record.fields.get(name)
         parts.append(b"-" if value is None else _framed(value_text(spec.by_name[name].type, value)))
-    if spec.vector is not None:
+    if spec.vector is not None and vectors:
         parts.append(b"-" if record.vector is None else _framed(vector_text(record.vector)))
     return int.from_bytes(hashlib.md5(b"".join(parts), usedforsecurity=False).digest(), "big")
 

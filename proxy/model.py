@@ -83,12 +83,44 @@ class FieldSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingSpec:
+    """How the proxy makes a vector from a record's fields (`proxy.vectors.text_of`).
+
+    Attributes:
+        model: a model's name or path, as the embedder knows it.
+        template: text with `{field}` in it; a null field counts as "".
+        fields: the fields of the template, in the order of their first use.
+    """
+
+    model: str
+    template: str
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VectorSpec:
-    """The vector of a collection: float32, shape (dim,)."""
+    """The vector of a collection: float32, shape (dim,).
+
+    Attributes:
+        embedding: the proxy makes the vector of a write that brings none; None: vectors are
+            given by whoever writes.
+        given: a writer may bring the vector. False where the two stores hold vectors of
+            different models: no vector of a client's can be right for both.
+    """
 
     dim: int
     metric: Metric = Metric.COSINE
     required: bool = False
+    embedding: EmbeddingSpec | None = None
+    given: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeywordSpec:
+    """The text fields that keyword search looks into, and the language they are stemmed by."""
+
+    fields: tuple[str, ...]
+    language: str = "english"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +136,18 @@ class ParentSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionSpec:
-    """One logical collection. `fields` holds the key fields too; `key` names them in order."""
+    """One logical collection. `fields` holds the key fields too; `key` names them in order.
+
+    The two stores of a migration have the same specs but for `vector`: each store's own says what
+    that store holds (another model, another dimension, None for none at all).
+    """
 
     name: str
     key: tuple[str, ...]
     fields: tuple[FieldSpec, ...]
     vector: VectorSpec | None = None
     parent: ParentSpec | None = None
+    keyword: KeywordSpec | None = None
     by_name: Mapping[str, FieldSpec] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

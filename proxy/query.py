@@ -153,7 +153,11 @@ class Group:
 
 
 class SearchMode(Enum):
-    """How to search. A store without a mode raises Rejected(UNIMPLEMENTED)."""
+    """How to search. A store without a mode raises Rejected(UNIMPLEMENTED).
+
+    TEXT and HYBRID reach a store with `SearchQuery.vector` filled in: the text, embedded by the
+    model of that store. To a store TEXT is VECTOR.
+    """
 
     VECTOR = "vector"
     TEXT = "text"
@@ -161,13 +165,29 @@ class SearchMode(Enum):
     HYBRID = "hybrid"
 
 
+class Scoring(Enum):
+    """What the similarity of a hit is (rule R4)."""
+
+    SIMILARITY = "similarity"
+    """`Metric.similarity` of the distance."""
+    TS_RANK = "ts_rank"
+    """PostgreSQL's rank of a keyword match."""
+    BM25 = "bm25"
+    """BM25 of a keyword match (k1 1.2, b 0.75)."""
+    RECIPROCAL_RANK = "reciprocal_rank"
+    """The weighted sum of reciprocal ranks of both legs of a hybrid search (`stores.fusion`)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchQuery:
-    """A nearest-neighbour search.
+    """A nearest-neighbour search, a search by words, or both.
 
     Attributes:
-        vector: packed little-endian float32, shape (dim,), for VECTOR and HYBRID.
-        text: for TEXT, KEYWORD and HYBRID.
+        vector: packed little-endian float32, shape (dim,), for VECTOR and HYBRID, and for TEXT
+            once it is embedded.
+        text: for TEXT, KEYWORD and HYBRID. For the words the syntax is that of web searches: all
+            words must be there; "a phrase"; `or`; -not.
+        alpha: HYBRID: share of the vector leg, 0 to 1.
         limit: 1..1000.
         exact: True: scan; False: use the index if the store has one; None: the store decides.
     """
@@ -185,7 +205,11 @@ class SearchQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One result: `distance` raw in the metric, `similarity` greater is nearer (rule R4)."""
+    """One result: `distance` raw in the metric, `similarity` greater is nearer (rule R4).
+
+    Keyword and hybrid hits have no distance: it is 0, and `similarity` is what
+    `SearchResult.scoring` says.
+    """
 
     record: Record
     distance: float
@@ -199,6 +223,7 @@ class SearchResult:
     hits: tuple[Hit, ...]
     metric: Metric
     indexed: bool = False
+    scoring: Scoring = Scoring.SIMILARITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -42,6 +43,40 @@ def pg_admin() -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+_PATIENCE_S = 20
+
+
+def _ask_admin(admin: str, statement: sql.Composed) -> None:
+    """Run a statement as the server's owner; it never waits for ever.
+
+    Creating and dropping databases waits for every backend of the server to take note.
+    """
+    options = f"-c statement_timeout={_PATIENCE_S}s"
+    with psycopg.connect(
+        admin, autocommit=True, connect_timeout=_PATIENCE_S, options=options
+    ) as connection:
+        connection.execute(statement)
+
+
+def _drop(admin: str, name: str) -> None:
+    """Drop a database; one that cannot be dropped is left to the end of the server, and told."""
+    statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    try:
+        _ask_admin(admin, statement)
+    except psycopg.errors.QueryCanceled as error:
+        with psycopg.connect(admin, autocommit=True, connect_timeout=_PATIENCE_S) as connection:
+            rows = connection.execute(
+                "SELECT pid, datname, state, wait_event_type, wait_event, left(query, 80)"
+                " FROM pg_stat_activity WHERE datname IS NOT NULL"
+            ).fetchall()
+        print(
+            f"{name} is not dropped within {_PATIENCE_S} s: {error}",
+            *rows,
+            sep="\n",
+            file=sys.stderr,
+        )
+
+
 @pytest.fixture
 def new_database(pg_admin: str) -> Iterator[Callable[[], str]]:
     """Return a function that makes an empty database and returns its connection string."""
@@ -49,14 +84,10 @@ def new_database(pg_admin: str) -> Iterator[Callable[[], str]]:
 
     def make() -> str:
         name = f"t_{uuid.uuid4().hex[:12]}"
-        with psycopg.connect(pg_admin, autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        _ask_admin(pg_admin, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         made.append(name)
         return make_conninfo(pg_admin, dbname=name)
 
     yield make
-    with psycopg.connect(pg_admin, autocommit=True) as connection:
-        for name in made:
-            connection.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
+    for name in made:
+        _drop(pg_admin, name)

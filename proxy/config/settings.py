@@ -28,13 +28,55 @@ class ListenSettings(_Settings):
     tls: TlsSettings | None = None
 
 
-class StoreSettings(_Settings):
-    """One store. `engine` chooses the adapter; `dsn` is a libpq connection string or URI."""
+class LanceSettings(_Settings):
+    """How LanceDB tables are written and kept small.
 
-    engine: Literal["postgresql", "memory"]
+    Writes are gathered: a commit follows `flush_rows` waiting rows, or `flush_ms` after the
+    first. `optimize` runs after so many commits or rows, whichever comes first; versions older
+    than `keep_versions_s` are removed then. `deadline_s` of any read must be shorter.
+    """
+
+    flush_rows: int = Field(default=1000, ge=1, le=100_000)
+    flush_ms: float = Field(default=2.0, ge=0.0, le=1000.0)
+    queue_rows_max: int = Field(default=20_000, ge=1)
+    optimize_commits: int = Field(default=200, ge=1)
+    optimize_rows: int = Field(default=20_000, ge=1)
+    keep_versions_s: float = Field(default=600.0, ge=60.0)
+    storage_options: Mapping[str, str] = Field(default_factory=dict, repr=False)
+
+
+class StoreSettings(_Settings):
+    """One store. `engine` chooses the adapter.
+
+    `dsn` (postgresql) is a libpq connection string or URI; `uri` (lancedb) a folder or an object
+    store's URI, and `namespace` a folder below it, "" for the root.
+    """
+
+    engine: Literal["postgresql", "lancedb", "memory"]
     dsn: str = Field(default="", repr=False)
     pool_size_min: int = Field(default=2, ge=1, le=100)
     pool_size_max: int = Field(default=8, ge=1, le=200)
+    uri: str = ""
+    namespace: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$")
+    lance: LanceSettings = LanceSettings()
+
+
+class EmbedderSettings(_Settings):
+    """Who makes vectors from texts: sentence-transformers in a process of its own.
+
+    `batch_texts_max` and `batch_wait_ms` shape the micro-batches, `queue_texts_max` bounds what
+    may wait (RESOURCE_EXHAUSTED past it), `query_cache` the query embeddings kept. `threads` 0:
+    as many as there are CPUs. `backend` onnx needs sentence-transformers[onnx].
+    """
+
+    backend: Literal["torch", "onnx"] = "torch"
+    threads: int = Field(default=0, ge=0, le=256)
+    batch_texts_max: int = Field(default=64, ge=1, le=1024)
+    batch_wait_ms: float = Field(default=2.0, ge=0.0, le=100.0)
+    queue_texts_max: int = Field(default=4096, ge=1)
+    query_cache: int = Field(default=1024, ge=0, le=1_000_000)
+    deadline_s: float = Field(default=30.0, gt=0, le=600)
+    start_timeout_s: float = Field(default=120.0, gt=0, le=3600)
 
 
 class LedgerSettings(_Settings):
@@ -98,7 +140,10 @@ class ShadowSettings(_Settings):
 
 
 class ReconcileSettings(_Settings):
-    """Backfill, verify, repair (design sections 4 and 5)."""
+    """Backfill, verify, repair (design sections 4 and 5).
+
+    `in_proxy`: `crossfade serve` runs the reconciler too; auto: if a store has a single writer.
+    """
 
     batch_rows: int = Field(default=1000, ge=1, le=100_000)
     batch_bytes_max: int = Field(default=32 * 2**20, ge=2**16)
@@ -110,6 +155,7 @@ class ReconcileSettings(_Settings):
     lease_s: float = Field(default=15.0, ge=1.0, le=600.0)
     deadline_s: float = Field(default=120.0, gt=0)
     differences_max: int = Field(default=10_000, ge=1)
+    in_proxy: Literal["auto", "always", "never"] = "auto"
 
 
 class LimitSettings(_Settings):
@@ -165,6 +211,7 @@ class Settings(_Settings):
     shadow: ShadowSettings = ShadowSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     limits: LimitSettings = LimitSettings()
+    embedder: EmbedderSettings = EmbedderSettings()
     switch: SwitchSettings = SwitchSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     flags: FlagSettings = FlagSettings()

@@ -18,9 +18,11 @@ _CHANGE = (
     " WHERE crate_name = %s AND doc_path = %s"
 )
 _REMOVE = "DELETE FROM doc_embeddings WHERE crate_name = %s AND doc_path = %s"
+# The serial number is far from those that the new store gives out: both would use them at once.
 _ADD = (
-    "INSERT INTO doc_embeddings (crate_id, crate_name, doc_path, content)"
-    " SELECT id, name, %s, 'nobody wrote this through the proxy' FROM crates WHERE name = %s"
+    "INSERT INTO doc_embeddings (id, crate_id, crate_name, doc_path, content)"
+    " SELECT (SELECT max(id) FROM doc_embeddings) + 1000000, id, name, %s,"
+    " 'nobody wrote this through the proxy' FROM crates WHERE name = %s"
 )
 
 

@@ -15,6 +15,7 @@ from proxy.query import (
     Group,
     KeyRange,
     ListQuery,
+    Scoring,
     SearchMode,
     SearchQuery,
     SearchResult,
@@ -23,10 +24,18 @@ from proxy.query import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a store can do beyond the minimum."""
+    """What a store can do beyond the minimum.
+
+    Attributes:
+        single_writer: one process alone may write it (an embedded database on a local disk), so
+            the reconciler runs inside the proxy.
+        keyword_scoring: what keyword hits are ranked by.
+    """
 
     transactions: bool
     search_modes: frozenset[SearchMode]
+    single_writer: bool = False
+    keyword_scoring: Scoring = Scoring.SIMILARITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +192,13 @@ class Store(Protocol):
         fields: Sequence[str],
         order: str,
         deadline_s: float,
+        vectors: bool = True,
     ) -> RangeDigest:
-        """Digest the range over key, `fields` and vector, where the data lies."""
+        """Digest the range over key, `fields` and vector, where the data lies.
+
+        Args:
+            vectors: False leaves the vector out: the two stores hold those of different models.
+        """
 
     async def key_digests(
         self,
@@ -194,8 +208,9 @@ class Store(Protocol):
         fields: Sequence[str],
         order: str,
         deadline_s: float,
+        vectors: bool = True,
     ) -> list[KeyDigest]:
-        """Digest each record of the range, ascending by key."""
+        """Digest each record of the range, ascending by key; see `digest`."""
 
     async def bulk_target(self, collection: str, fields: Sequence[str]) -> BulkTarget | None:
         """Say how to bulk-load these logical fields (and the vector) here, None if it cannot."""

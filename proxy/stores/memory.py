@@ -193,10 +193,16 @@ class MemoryStore:
         fields: Sequence[str],
         order: str,
         deadline_s: float,
+        vectors: bool = True,
     ) -> RangeDigest:
         """Digest the range."""
         found = await self.key_digests(
-            collection, keys, fields=fields, order=order, deadline_s=deadline_s
+            collection,
+            keys,
+            fields=fields,
+            order=order,
+            deadline_s=deadline_s,
+            vectors=vectors,
         )
         return RangeDigest(rows=len(found), sum=sum(item.digest for item in found) % 2**128)
 
@@ -208,12 +214,16 @@ class MemoryStore:
         fields: Sequence[str],
         order: str,
         deadline_s: float,
+        vectors: bool = True,
     ) -> list[KeyDigest]:
         """Digest each record of the range."""
         self._check_order(order)
         table = self._table(collection)
         return [
-            KeyDigest(key=key, digest=record_digest(table.spec, table.records[key], fields))
+            KeyDigest(
+                key=key,
+                digest=record_digest(table.spec, table.records[key], fields, vectors=vectors),
+            )
             for key in table.keys(keys)
         ]
 

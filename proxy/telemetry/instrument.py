@@ -144,10 +144,16 @@ class InstrumentedStore:
         fields: Sequence[str],
         order: str,
         deadline_s: float,
+        vectors: bool = True,
     ) -> RangeDigest:
         """See `Store.digest`."""
         work = self._inner.digest(
-            collection, keys, fields=fields, order=order, deadline_s=deadline_s
+            collection,
+            keys,
+            fields=fields,
+            order=order,
+            deadline_s=deadline_s,
+            vectors=vectors,
         )
         return await self._probe.call("digest", collection, work)
 
@@ -159,10 +165,16 @@ class InstrumentedStore:
         fields: Sequence[str],
         order: str,
         deadline_s: float,
+        vectors: bool = True,
     ) -> list[KeyDigest]:
         """See `Store.key_digests`."""
         work = self._inner.key_digests(
-            collection, keys, fields=fields, order=order, deadline_s=deadline_s
+            collection,
+            keys,
+            fields=fields,
+            order=order,
+            deadline_s=deadline_s,
+            vectors=vectors,
         )
         return await self._probe.call("key_digests", collection, work)
 

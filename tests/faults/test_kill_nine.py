@@ -20,7 +20,7 @@ from tests.faults.harness.processes import Process
 from tests.faults.harness.scene import ACTOR, Replica, Scene
 from tests.faults.harness.waiting import until
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(60.0 + 30 * int(os.environ.get("CROSSFADE_KILLS", "10")))]
 
 KILLS = int(os.environ.get("CROSSFADE_KILLS", "10"))
 """Of each of the three processes; more of them make a soak."""
@@ -214,6 +214,8 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
         ]
         await asyncio.wait(torments)
         await finished_backfill(town, backfill.job_id)
+        # A reconciler that was killed in the middle of a copy holds swaps up for a minute at most.
+        await until(lambda: bool(town.swaps), what=f"a swap: {town.refusals}", timeout_s=90)
         over.set()
         load.stopping = True
     print(f"kills {town.kills}, naps {town.naps}, calls {load.calls}, {load.errors}")
@@ -229,8 +231,6 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
     stale = list(load.oracle.stale_reads())
     assert not stale, f"seed {seed}: {len(stale)} stale reads\n" + "\n".join(stale[:5])
     assert load.oracle.acknowledged > 200
-    # A reconciler that was killed in the middle of a copy holds swaps up for a minute at most.
-    assert town.swaps or any("open copies" in why for why in town.refusals), town.refusals
     verified = await scene.job(town.live["a"], JobKind.VERIFY, {"report_only": True})
     counts = {name: verified.summary[name] for name in ("mismatched", "missing", "extra")}
     assert verified.state is JobState.DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from proxy.errors import Rejected
 from proxy.model import Key
@@ -104,7 +105,16 @@ async def split(
     ]
 
 
-def row_digest(table: Table, fields: Sequence[str]) -> str:
+@dataclass(frozen=True, slots=True)
+class DigestAsk:
+    """What is digested of each row, and the order in which keys are compared."""
+
+    fields: Sequence[str]
+    order: str
+    vectors: bool = True
+
+
+def row_digest(table: Table, asked: DigestAsk) -> str:
     """Return the expression of a row's digest in hexadecimal (see proxy.canonical).
 
     The vector's text is framed without asking for its length: it would be computed twice, and it
@@ -112,16 +122,16 @@ def row_digest(table: Table, fields: Sequence[str]) -> str:
     """
     framed = [
         types.framed(table.fields[name].type, table.fields[name].value)
-        for name in (*table.spec.key, *fields)
+        for name in (*table.spec.key, *asked.fields)
     ]
-    if table.spec.vector is not None:
+    if table.spec.vector is not None and asked.vectors:
         vector = f"coalesce('32:' || md5(vector_send({table.vector})), '-')"
         framed.append(vector if table.vector else "'-'")
     return f"md5({' || '.join(framed)})"
 
 
 async def digest(
-    connection: Connection, table: Table, keys: KeyRange, fields: Sequence[str], order: str
+    connection: Connection, table: Table, keys: KeyRange, asked: DigestAsk
 ) -> RangeDigest:
     """Sum the digests of a range's rows.
 
@@ -129,14 +139,14 @@ async def digest(
     is, one more in the high half.
     """
     params = Params()
-    condition = where(table, None, params, range_sql(table, keys, order, params))
-    walk = by_key(table, order) if condition else ""
+    condition = where(table, None, params, range_sql(table, keys, asked.order, params))
+    walk = by_key(table, asked.order) if condition else ""
     statement = (
         "SELECT count(*), coalesce(sum(high_), 0)::text, coalesce(sum(low_), 0)::text,"
         " count(*) FILTER (WHERE low_ < 0) FROM (SELECT"
         " ('x' || left(digest_, 16))::bit(64)::int8 AS high_,"
         " ('x' || right(digest_, 16))::bit(64)::int8 AS low_"
-        f" FROM (SELECT {row_digest(table, fields)} AS digest_ FROM {table.relation}"
+        f" FROM (SELECT {row_digest(table, asked)} AS digest_ FROM {table.relation}"
         f"{condition}{walk} OFFSET 0) AS rows_ OFFSET 0) AS halves_"
     )
     async with _walking(connection, keys):
@@ -147,15 +157,15 @@ async def digest(
 
 
 async def key_digests(
-    connection: Connection, table: Table, keys: KeyRange, fields: Sequence[str], order: str
+    connection: Connection, table: Table, keys: KeyRange, asked: DigestAsk
 ) -> list[KeyDigest]:
     """Digest each row of a range, ascending by key."""
     selection = key_selection(table)
     params = Params()
-    condition = where(table, None, params, range_sql(table, keys, order, params))
+    condition = where(table, None, params, range_sql(table, keys, asked.order, params))
     statement = (
-        f"SELECT {selection.sql}, {row_digest(table, fields)} FROM {table.relation}{condition}"
-        f"{by_key(table, order)}"
+        f"SELECT {selection.sql}, {row_digest(table, asked)} FROM {table.relation}{condition}"
+        f"{by_key(table, asked.order)}"
     )
     async with _walking(connection, keys):
         cursor = await connection.execute(statement, params, prepare=True, binary=True)

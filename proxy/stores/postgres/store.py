@@ -239,11 +239,13 @@ class PostgresStore:
         fields: Sequence[str],
         order: str,
         deadline_s: float,
+        vectors: bool = True,
     ) -> RangeDigest:
         """Digest the range over key, `fields` and vector, in the database."""
         ranges.check_order(await self._table(collection), order, self.name)
+        asked = ranges.DigestAsk(fields, order, vectors)
         return await self._read(
-            collection, lambda c, t: ranges.digest(c, t, keys, fields, order), deadline_s
+            collection, lambda c, t: ranges.digest(c, t, keys, asked), deadline_s
         )
 
     async def key_digests(
@@ -254,11 +256,13 @@ class PostgresStore:
         fields: Sequence[str],
         order: str,
         deadline_s: float,
+        vectors: bool = True,
     ) -> list[KeyDigest]:
         """Digest each record of the range, ascending by key."""
         ranges.check_order(await self._table(collection), order, self.name)
+        asked = ranges.DigestAsk(fields, order, vectors)
         return await self._read(
-            collection, lambda c, t: ranges.key_digests(c, t, keys, fields, order), deadline_s
+            collection, lambda c, t: ranges.key_digests(c, t, keys, asked), deadline_s
         )
 
     async def bulk_target(self, collection: str, fields: Sequence[str]) -> BulkTarget | None:

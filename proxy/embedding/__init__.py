@@ -1,0 +1,1 @@
+"""Embeddings: vectors made from texts, once, for both stores."""
