@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path as FilePath
 
 from proxy.config.secrets import has_password
 from proxy.config.settings import LedgerSettings, Settings, StoreSettings
@@ -31,7 +32,13 @@ def split_address(address: str) -> tuple[str, int]:
 
 def check_settings(settings: Settings, source: Source) -> tuple[Violation, ...]:
     """Return what is wrong with settings that are each fine on their own."""
-    checks = (_dsns(settings), _pools(settings), _timing(settings), _listen(settings))
+    checks = (
+        _dsns(settings),
+        _uris(settings),
+        _pools(settings),
+        _timing(settings),
+        _listen(settings),
+    )
     return tuple(
         Violation(where=source.where(path), expected=expected, got=got)
         for check in checks
@@ -44,8 +51,20 @@ def _dsns(settings: Settings) -> Iterator[tuple[Path, str, str]]:
         if part.engine == "postgresql" and not part.dsn:
             expected = "a connection string such as postgresql://user@host/database"
             yield (name, "dsn"), expected, "nothing"
-        if part.engine == "memory" and part.dsn:
-            yield (name, "dsn"), "no dsn for the engine memory", "one"
+        if part.engine != "postgresql" and part.dsn:
+            yield (name, "dsn"), f"no dsn for the engine {part.engine}", "one"
+
+
+def _uris(settings: Settings) -> Iterator[tuple[Path, str, str]]:
+    for name, store in (("old", settings.old), ("new", settings.new)):
+        if store.engine == "lancedb":
+            if not store.uri:
+                expected = "a folder, or the URI of an object store such as s3://bucket/folder"
+                yield (name, "uri"), expected, "nothing"
+            continue
+        for item in ("uri", "namespace", "lance"):
+            if item in store.model_fields_set:
+                yield (name, item), f"no {item} for the engine {store.engine}", "one"
 
 
 def _parts(settings: Settings) -> tuple[tuple[str, StoreSettings | LedgerSettings], ...]:
@@ -92,6 +111,8 @@ def check_stores(
     settings: Settings, old: StoreSchema, new: StoreSchema, source: Source
 ) -> tuple[Violation, ...]:
     """Refuse a migration of a table onto itself."""
+    if settings.old.engine == settings.new.engine == "lancedb":
+        return _one_folder(settings, source)
     same = settings.old.engine == settings.new.engine == "postgresql"
     if not same or settings.old.dsn != settings.new.dsn:
         return ()
@@ -106,6 +127,26 @@ def check_stores(
         )
         for table in sorted(shared)
     )
+
+
+def _one_folder(settings: Settings, source: Source) -> tuple[Violation, ...]:
+    """A folder has one writer, and its tables one layout."""
+    if folder_of(settings.old) != folder_of(settings.new):
+        return ()
+    return (
+        Violation(
+            where=source.where(("new", "uri")),
+            expected="another folder than the old store's (uri and namespace)",
+            got=f'"{settings.new.uri}" on both sides',
+        ),
+    )
+
+
+def folder_of(store: StoreSettings) -> str:
+    """Return where a lancedb store lies: the one form of its uri, with its namespace."""
+    remote = "://" in store.uri
+    root = store.uri.rstrip("/") if remote else str(FilePath(store.uri).resolve())
+    return f"{root}/{store.namespace}" if store.namespace else root
 
 
 def warn_settings(settings: Settings, source: Source) -> tuple[str, ...]:

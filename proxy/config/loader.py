@@ -17,6 +17,7 @@ from proxy.config.settings import Settings
 from proxy.config.source import BYTES_MAX, Source, overlay, read
 from proxy.errors import ConfigInvalid, Violation
 from proxy.layouts import StoreSchema
+from proxy.model import CollectionSpec
 
 _SECRET_CHARACTERS_MIN = 4
 """A shorter value of a variable is a number or a switch, and would blot out ordinary words."""
@@ -27,14 +28,27 @@ class Config:
     """A whole, valid configuration.
 
     Attributes:
-        old, new: what each store adapter needs: the same specs, each with its own layouts.
+        old, new: what each store adapter needs: the same specs but for the vector, which is the
+            store's own, and its layouts.
+        collections: the specs as clients see them.
         warnings: things that are allowed but deserve a look.
     """
 
     settings: Settings = field(repr=False)
     old: StoreSchema
     new: StoreSchema
+    collections: Mapping[str, CollectionSpec]
     warnings: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models that make the vectors of a store, by name or path."""
+        return frozenset(
+            spec.vector.embedding.model
+            for schema in (self.old, self.new)
+            for spec in schema.collections.values()
+            if spec.vector is not None and spec.vector.embedding is not None
+        )
 
 
 def load(path: FilePath | str, environment: Mapping[str, str] | None = None) -> Config:
@@ -76,7 +90,13 @@ def load_text(text: str, name: str, environment: Mapping[str, str] | None = None
     if clashes:
         raise _invalid(source, name, clashes)
     warnings = (*warn_settings(settings, source), *compiled.warnings)
-    return Config(settings=settings, old=compiled.old, new=compiled.new, warnings=warnings)
+    return Config(
+        settings=settings,
+        old=compiled.old,
+        new=compiled.new,
+        collections=compiled.collections,
+        warnings=warnings,
+    )
 
 
 def _invalid(source: Source, name: str, problems: Iterable[Violation]) -> ConfigInvalid:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -12,8 +13,18 @@ from pydantic import BaseModel, ValidationError
 from proxy.config.secrets import is_secret, redacted_dsn
 from proxy.config.source import Path, Source
 from proxy.errors import Violation
+from proxy.model import CollectionSpec
 
 _GOT_MAX = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complaint:
+    """One thing that is wrong, at a path; the file and line are looked up once all are found."""
+
+    path: Path
+    expected: str
+    got: str = ""
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -24,6 +35,12 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     if known and len(known) <= 12:
         return f" ({', '.join(known)})"
     return ""
+
+
+def unknown_field(path: Path, name: str, spec: CollectionSpec) -> Complaint:
+    """Return the complaint about a name that is no field of the collection."""
+    hint = did_you_mean(name, list(spec.by_name))
+    return Complaint(path=path, expected=f"a field of {spec.name}{hint}", got=f'"{name}"')
 
 
 def from_pydantic(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
 from proxy.config.crosscheck import check_collections
+from proxy.config.engines import LANCEDB, engines_of, index_method
 from proxy.config.problems import from_pydantic
 from proxy.config.shape import (
     CollectionShape,
     CollectionsShape,
     ColumnShape,
+    EmbeddingShape,
     FieldShape,
+    IndexShape,
     LayoutShape,
 )
 from proxy.config.source import Path, Source
@@ -23,20 +26,27 @@ from proxy.layouts import Column, ColumnKind, IndexSpec, Layout, Packed, StoreSc
 from proxy.model import (
     CollectionSpec,
     DefaultKind,
+    EmbeddingSpec,
     FieldSpec,
     FieldType,
+    KeywordSpec,
     ParentSpec,
     Value,
     VectorSpec,
 )
+from proxy.vectors import same_space, template_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """The two schemas, or what is wrong; `old` and `new` are empty when there are problems."""
+    """The two schemas, or what is wrong; `old` and `new` are empty when there are problems.
+
+    `collections` are the specs that clients see.
+    """
 
     old: StoreSchema
     new: StoreSchema
+    collections: Mapping[str, CollectionSpec] = field(default_factory=dict)
     problems: tuple[Violation, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -44,6 +54,7 @@ class Compiled:
 @dataclass(slots=True)
 class _Compiler:
     source: Source
+    engines: Mapping[str, str]
     problems: list[Violation] = field(default_factory=list)
 
     def complain(self, path: Path, expected: str, got: str = "") -> None:
@@ -55,15 +66,62 @@ class _Compiler:
             self.field_spec(item, given, (*at, "fields", item), is_key=item in shape.key)
             for item, given in shape.fields.items()
         )
-        vector = parent = None
-        if shape.vector is not None:
-            given_vector = shape.vector
-            vector = VectorSpec(
-                dim=given_vector.dim, metric=given_vector.metric, required=given_vector.required
-            )
+        parent = keyword = None
         if shape.parent is not None:
             parent = ParentSpec(collection=shape.parent.collection, fields=shape.parent.fields)
-        return CollectionSpec(name=name, key=shape.key, fields=fields, vector=vector, parent=parent)
+        if shape.keyword is not None:
+            keyword = KeywordSpec(fields=shape.keyword.fields, language=shape.keyword.language)
+        return CollectionSpec(
+            name=name, key=shape.key, fields=fields, parent=parent, keyword=keyword
+        )
+
+    def sides(self, spec: CollectionSpec, shape: CollectionShape) -> dict[str, CollectionSpec]:
+        """Return the spec as each store sees it, with its own vector."""
+        old, new = (self.vector(spec.name, side, shape) for side in ("old", "new"))
+        if old is None and new is None:
+            self.unheld(spec.name, shape)
+        elif old is not None and new is not None and not same_space(old, new):
+            old, new = replace(old, given=False), replace(new, given=False)
+        return {"old": replace(spec, vector=old), "new": replace(spec, vector=new)}
+
+    def unheld(self, name: str, shape: CollectionShape) -> None:
+        """Complain about vectors that no store holds."""
+        for item, given in (("vector", shape.vector), ("embedding", shape.embedding)):
+            if given is not None:
+                at: Path = ("collections", name, item)
+                self.complain(at, "a vector column in at least one store", "none")
+
+    def vector(self, name: str, side: str, shape: CollectionShape) -> VectorSpec | None:
+        """Return what one store holds: the collection's vector, but for what the side says."""
+        layout = shape.old if side == "old" else shape.new
+        common, own, at = shape.vector, layout.vector, ("collections", name, side)
+        if not any(column.vector for column in layout.columns.values()):
+            for item, given in (("vector", own), ("embedding", layout.embedding)):
+                if given is not None:
+                    self.complain((*at, item), "a vector column in this store", "none")
+            return None
+        merged = {
+            **(common.model_dump() if common is not None else {}),
+            **(own.model_dump(exclude_none=True) if own is not None else {}),
+        }
+        if "dim" not in merged:
+            return None  # `crosscheck` complains about the vector column.
+        if "embedding" in layout.model_fields_set:
+            embedding = self.embedding(layout.embedding, (*at, "embedding"))
+        else:
+            embedding = self.embedding(shape.embedding, ("collections", name, "embedding"))
+        return VectorSpec(**merged, embedding=embedding)
+
+    def embedding(self, shape: EmbeddingShape | None, at: Path) -> EmbeddingSpec | None:
+        if shape is None:
+            return None
+        fields: tuple[str, ...] = ()
+        try:
+            fields = template_fields(shape.template)
+        except ValueError as error:
+            expected = "a text with the names of fields in it, each as {name}"
+            self.complain((*at, "template"), expected, f"{shape.template!r} ({error})")
+        return EmbeddingSpec(model=shape.model, template=shape.template, fields=fields)
 
     def field_spec(self, name: str, shape: FieldShape, at: Path, *, is_key: bool) -> FieldSpec:
         kind, constant = self.default(shape, (*at, "default"))
@@ -120,8 +178,16 @@ class _Compiler:
             constants=constants,
             sequences=dict(shape.sequences),
             check_parent=shape.check_parent,
-            index=IndexSpec(**shape.index.model_dump()) if shape.index else None,
+            index=self.index(shape.index, (*at, "index"), self.engines[side]),
         )
+
+    def index(self, shape: IndexShape | None, at: Path, engine: str) -> IndexSpec | None:
+        if shape is None:
+            return None
+        if shape.cast is not None and engine == LANCEDB:
+            self.complain((*at, "cast"), "no cast (it is pgvector's)", shape.cast)
+        given = shape.model_dump(exclude_none=True)
+        return IndexSpec(**{"method": index_method(engine), **given})
 
     def column(self, name: str, shape: ColumnShape, at: Path) -> Column:
         packs = shape.packed is not None or shape.rest is not None
@@ -210,17 +276,35 @@ def _shapes(source: Source) -> _Shapes:
 def compile_schema(source: Source) -> Compiled:
     """Compile `source.data["collections"]`; every problem has its file and line."""
     shapes = _shapes(source)
-    compiler = _Compiler(source=source)
-    specs = {name: compiler.spec(name, given) for name, given in shapes.good.items()}
+    compiler = _Compiler(source=source, engines=engines_of(source.data))
+    specs: dict[str, dict[str, CollectionSpec]] = {"old": {}, "new": {}}
     layouts: dict[str, dict[str, Layout]] = {"old": {}, "new": {}}
     for name, given in shapes.good.items():
-        layouts["old"][name] = compiler.layout(name, "old", given.old, specs[name])
-        layouts["new"][name] = compiler.layout(name, "new", given.new, specs[name])
-    old = StoreSchema(collections=specs, layouts=layouts["old"])
-    new = StoreSchema(collections=specs, layouts=layouts["new"])
-    found = check_collections(old, new, source, shapes.broken)
+        spec = compiler.spec(name, given)
+        sides = compiler.sides(spec, given)
+        for side, layout in (("old", given.old), ("new", given.new)):
+            specs[side][name] = sides[side]
+            layouts[side][name] = compiler.layout(name, side, layout, spec)
+    old = StoreSchema(collections=specs["old"], layouts=layouts["old"])
+    new = StoreSchema(collections=specs["new"], layouts=layouts["new"])
+    found = check_collections(old, new, source, engines=compiler.engines, broken=shapes.broken)
     all_problems = (*shapes.problems, *compiler.problems, *found.problems)
     if all_problems:
         nothing = StoreSchema(collections={}, layouts={})
         return Compiled(old=nothing, new=nothing, problems=all_problems)
-    return Compiled(old=old, new=new, warnings=found.warnings)
+    clients = {name: client_spec(spec, specs["new"][name]) for name, spec in specs["old"].items()}
+    return Compiled(old=old, new=new, collections=clients, warnings=found.warnings)
+
+
+def client_spec(old: CollectionSpec, new: CollectionSpec) -> CollectionSpec:
+    """Return what clients see of a collection: its vector is the one that both stores share.
+
+    Where one store alone has vectors it is that one's; where they differ, no client can give any
+    (`VectorSpec.given`), and the spec says what the old store holds.
+    """
+    left, right = old.vector, new.vector
+    if left is None or right is None:
+        return old if left is not None else new
+    embedding = left.embedding or right.embedding
+    required = left.required or right.required
+    return replace(old, vector=replace(left, embedding=embedding, required=required))

@@ -12,7 +12,7 @@ _KEYWORD_PASSWORD = re.compile(r"(?P<head>\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|[
 
 def is_secret(path: tuple[str | int, ...]) -> bool:
     """True if the value at this configuration path may hold a credential."""
-    return bool(path) and str(path[-1]) in _SECRET_NAMES
+    return bool(path) and (str(path[-1]) in _SECRET_NAMES or "storage_options" in path)
 
 
 def redacted_dsn(dsn: str) -> str:

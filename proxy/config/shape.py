@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -16,6 +16,14 @@ from proxy.model import FieldType, Metric
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _IDENTIFIER_BYTES_MAX = 63
 """PostgreSQL cuts longer names off without a word."""
+DIM_MAX = 16_000
+
+Language: TypeAlias = Literal[
+    "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian",
+    "italian", "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil",
+    "turkish",
+]  # fmt: skip
+"""The languages whose words every engine can stem."""
 
 
 def _logical_name(name: str) -> str:
@@ -68,9 +76,31 @@ class FieldShape(_Shape):
 class VectorShape(_Shape):
     """The vector of a collection."""
 
-    dim: int = Field(ge=1, le=16_000)
+    dim: int = Field(ge=1, le=DIM_MAX)
     metric: Metric = Metric.COSINE
     required: bool = False
+
+
+class SideVectorShape(_Shape):
+    """What is different about the vector in one store; the rest is the collection's."""
+
+    dim: int | None = Field(default=None, ge=1, le=DIM_MAX)
+    metric: Metric | None = None
+    required: bool | None = None
+
+
+class EmbeddingShape(_Shape):
+    """How the proxy makes a vector from a record's fields."""
+
+    model: str = Field(min_length=1)
+    template: str = Field(min_length=1)
+
+
+class KeywordShape(_Shape):
+    """The text fields that keyword search looks into."""
+
+    fields: tuple[Name, ...] = Field(min_length=1)
+    language: Language = "english"
 
 
 class ParentShape(_Shape):
@@ -101,11 +131,12 @@ class ColumnShape(_Shape):
 
 
 class IndexShape(_Shape):
-    """The nearest-neighbour index that is built after the load."""
+    """The nearest-neighbour index that is built after the load; the engine has a method of its own
+    for one that names none."""
 
     name: Physical
-    method: Literal["hnsw", "ivfflat"] = "hnsw"
-    cast: Literal["halfvec", "vector"] = "halfvec"
+    method: Literal["hnsw", "ivfflat", "ivf_flat", "ivf_pq"] | None = None
+    cast: Literal["halfvec", "vector"] | None = None
     m: int = Field(default=16, ge=2, le=100)
     ef_construction: int = Field(default=128, ge=4, le=1000)
     ef_search: int = Field(default=100, ge=1, le=1000)
@@ -114,7 +145,11 @@ class IndexShape(_Shape):
 
 
 class LayoutShape(_Shape):
-    """How the collection lies in one store."""
+    """How the collection lies in one store.
+
+    `vector` and `embedding` say what is different about the vector in this store; `embedding:
+    null` that it is given by whoever writes.
+    """
 
     table: Table
     columns: Mapping[Physical, Annotated[ColumnShape, BeforeValidator(_column)]] = Field(
@@ -124,6 +159,8 @@ class LayoutShape(_Shape):
     sequences: Mapping[Name, Table] = Field(default_factory=dict)
     check_parent: bool = False
     index: IndexShape | None = None
+    vector: SideVectorShape | None = None
+    embedding: EmbeddingShape | None = None
 
 
 class CollectionShape(_Shape):
@@ -132,6 +169,8 @@ class CollectionShape(_Shape):
     key: tuple[Name, ...] = Field(min_length=1, max_length=8)
     fields: Mapping[Name, FieldShape] = Field(min_length=1)
     vector: VectorShape | None = None
+    embedding: EmbeddingShape | None = None
+    keyword: KeywordShape | None = None
     parent: ParentShape | None = None
     old: LayoutShape
     new: LayoutShape

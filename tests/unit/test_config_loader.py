@@ -101,7 +101,7 @@ collections:
     for expected in (
         "c.yaml:1 (migration): expected a text that matches pattern",
         'c.yaml:2 (prest): expected a known key (did you mean "preset"?)',
-        "c.yaml:3 (old.engine): expected 'postgresql' or 'memory', got 'postgres'",
+        "c.yaml:3 (old.engine): expected 'postgresql', 'lancedb' or 'memory', got 'postgres'",
         'c.yaml:3 (old.dns): expected a known key (did you mean "dsn"?)',
         "c.yaml:6 (new.pool_size_min): expected a whole number, got 'abc'",
         "c.yaml:7 (ledger.engine): expected each key once (first at c.yaml:7)",

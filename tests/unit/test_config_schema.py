@@ -241,9 +241,10 @@ def test_a_broken_reference_is_named(before: str, after: str, expected: str) -> 
 
 
 def test_an_index_may_not_have_more_dimensions_than_pgvector_can_index() -> None:
-    text = HEAD + GOOD.replace("dim: 4", "dim: 3072").replace(
+    text = (HEAD + GOOD.replace("dim: 4", "dim: 3072")).replace(
         "table: b,", "table: b, index: {name: i},"
     )
+    text = text.replace("new: {engine: memory}", "new: {engine: postgresql, dsn: dbname=n}")
     assert loaded(text).new.layouts["things"].index is not None
     assert "at most 2000 dimensions" in refused(text.replace("name: i", "name: i, cast: vector"))
     assert "at most 4000 dimensions" in refused(text.replace("dim: 3072", "dim: 4001"))
