@@ -6,7 +6,7 @@ logical expressions. So the rows cross Python as bytes, never as objects.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -83,12 +83,13 @@ def source_query(
 ) -> str:
     """Return the query whose rows are the target's columns."""
     expressions = [f"{_expression(source, target, item)}::{item.type}" for item in target.columns]
-    left_out = _without_keys(source, exclude, params)
+    left_out = without_keys(source, exclude, params)
     condition = where(source, None, params, range_sql(source, span, order, params), left_out)
     return f"SELECT {', '.join(expressions)} FROM {source.relation}{condition}"
 
 
-def _without_keys(source: Table, exclude: Collection[Key], params: Params) -> str:
+def without_keys(source: Table, exclude: Collection[Key], params: Params) -> str:
+    """Return the condition that leaves these keys out, "" if there are none."""
     names = source.key_columns
     if not exclude or not names:
         return ""
@@ -139,32 +140,33 @@ class Literals(Params):
         return sql.Literal(value).as_string(self._connection)
 
 
-async def copy_out(connection: Connection, query: str) -> AsyncIterator[bytes]:
+async def copy_out(connection: Connection, query: str) -> AsyncGenerator[bytes, None]:
     """Stream a query as binary COPY data, in chunks of at least 64 KiB (the last may be less)."""
-    reader = _Reader(connection.pgconn)
+    reader = CopyRows(connection.pgconn, chunk_bytes=_CHUNK_BYTES)
     async with connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)"):
         while not reader.ended:
-            chunk = await connection.wait(reader.next_chunk())
+            chunk = b"".join(await connection.wait(reader.next_rows()))
             if chunk:
                 yield chunk
 
 
-class _Reader:
+class CopyRows:
     """Takes the rows of a COPY from the connection.
 
     The driver hands out one row at a time, and asks the event loop for each. Here the loop is
     asked only when the socket is empty.
     """
 
-    def __init__(self, pgconn: PGconn) -> None:
+    def __init__(self, pgconn: PGconn, *, chunk_bytes: int) -> None:
         self._pgconn = pgconn
+        self._chunk_bytes = chunk_bytes
         self.ended = False
 
-    def next_chunk(self) -> PQGen[bytes]:
+    def next_rows(self) -> PQGen[list[Buffer]]:
         """Collect rows until a chunk is full or the copy has ended."""
         rows: list[Buffer] = []
         size = 0
-        while size < _CHUNK_BYTES and not self.ended:
+        while size < self._chunk_bytes and not self.ended:
             length, row = self._pgconn.get_copy_data(1)
             if length == 0:
                 self._pgconn.consume_input()
@@ -176,7 +178,7 @@ class _Reader:
                 yield Wait.R
             else:
                 yield from self._end()
-        return b"".join(rows)
+        return rows
 
     def _end(self) -> PQGen[None]:
         """Read how the copy ended; raise what the server says."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 
 import psycopg
 
@@ -18,6 +19,9 @@ from proxy.stores.postgres.ranges import begin_walk, by_key, first_keys
 from proxy.stores.postgres.reads import fetch
 from proxy.stores.postgres.rows import WHOLE, select
 from proxy.stores.postgres.table import Table
+
+ARROW = "arrow"
+"""`proxy.stores.arrow.DIALECT`; that module needs an extra."""
 
 
 class PostgresPage:
@@ -49,12 +53,14 @@ class PostgresPage:
         return [record for record in records if record.key not in exclude]
 
     async def bulk(self, exclude: frozenset[Key], target: BulkTarget) -> AsyncIterator[bytes]:
-        """Stream the same rows as binary COPY data of the target's columns."""
+        """Stream the same rows as binary COPY data of the target's columns, or as Arrow's."""
+        if target.dialect == ARROW:
+            async with aclosing(self._arrow(exclude, target)) as columns:
+                async for chunk in columns:
+                    yield chunk
+            return
         if target.dialect != DIALECT or not isinstance(target.plan, CopyTarget):
-            raise Rejected(
-                f"The {self._store} store cannot write the bulk format {target.dialect}.",
-                reason=Reason.UNIMPLEMENTED,
-            )
+            raise self._unknown(target)
         if not self.keys:
             return
         query = source_query(
@@ -65,14 +71,55 @@ class PostgresPage:
             exclude=exclude,
             params=Literals(self._connection),
         )
-        query += f"{by_key(self._table, self._order)} LIMIT {len(self.keys)}"
-        try:
-            async for chunk in copy_out(self._connection, query):
+        rows = copy_out(self._connection, self._ended(query))
+        async with aclosing(self._translated(rows)) as chunks:
+            async for chunk in chunks:
                 yield chunk
+
+    async def _arrow(
+        self, exclude: frozenset[Key], target: BulkTarget
+    ) -> AsyncGenerator[bytes, None]:
+        """Stream the rows as Arrow columns, where Arrow is installed."""
+        try:
+            from proxy.stores.arrow import ArrowPlan
+            from proxy.stores.postgres.arrow import arrow_chunks, arrow_query
+        except ImportError as error:
+            raise self._unknown(target) from error
+        if not isinstance(target.plan, ArrowPlan):
+            raise self._unknown(target)
+        if not self.keys:
+            return
+        query = arrow_query(
+            self._table,
+            target.plan,
+            self._span,
+            order=self._order,
+            exclude=exclude,
+            params=Literals(self._connection),
+        )
+        rows = arrow_chunks(self._connection, self._table, target.plan, self._ended(query))
+        async with aclosing(self._translated(rows)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _ended(self, query: str) -> str:
+        return f"{query}{by_key(self._table, self._order)} LIMIT {len(self.keys)}"
+
+    async def _translated(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
         except psycopg.Error as error:
             raise translate(
                 error, store=self._store, writing=False, what=self._table.name
             ) from error
+
+    def _unknown(self, target: BulkTarget) -> Rejected:
+        return Rejected(
+            f"The {self._store} store cannot write the bulk format {target.dialect}.",
+            reason=Reason.UNIMPLEMENTED,
+        )
 
 
 async def open_page(
