@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import base64
-import copy
 import datetime as dt
 import json
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from proxy.canonical import key_sort_text
 from proxy.errors import Reason, Rejected
-from proxy.layouts import ColumnKind, Layout
-from proxy.model import CollectionSpec, FieldType, Key, Record, Value, Write
+from proxy.layouts import Layout
+from proxy.model import CollectionSpec, FieldType, Key, Record
 from proxy.query import KeyRange
 from proxy.stores.base import BulkTarget
+from proxy.stores.shapes import Shape
 
 DIALECT = "memory"
 _CHUNK_BYTES = 64 * 1024
@@ -27,45 +27,8 @@ class MemoryTable:
         self.spec = spec
         self.layout = layout
         self.records: dict[Key, Record] = {}
-        stored = layout.stored_fields()
-        self._held = frozenset(
-            f.name for f in spec.value_fields if f.name in stored and not f.generated
-        )
-        self._generated = tuple(
-            f.name
-            for f in spec.value_fields
-            if f.name in stored and f.generated and f.type is FieldType.TIMESTAMP
-        )
-        self._rests = frozenset(column.rest for column in layout.columns if column.rest)
-        self._has_vector = any(column.kind is ColumnKind.VECTOR for column in layout.columns)
+        self.shape = Shape(spec, layout)
         self._order: list[tuple[tuple[tuple[int, int, bytes], ...], Key]] = []
-
-    def given(self, write: Write) -> dict[str, Value]:
-        """Return the fields of a write that this layout stores, as they read back."""
-        fields = {name: _settled(v) for name, v in write.fields.items() if name in self._held}
-        for name in self._rests & fields.keys():
-            fields[name] = {} if fields[name] is None else fields[name]
-        return fields
-
-    def new_record(self, write: Write, now: dt.datetime) -> Record:
-        """Return what an insert stores; what the writer left out is null."""
-        fields: dict[str, Value] = dict.fromkeys(self._held)
-        fields.update({name: {} for name in self._rests & self._held})
-        fields.update(self.layout.constants)
-        fields = {name: value for name, value in fields.items() if name not in self.spec.key}
-        fields.update(self.given(write))
-        fields.update(dict.fromkeys(self._generated, now))
-        vector = write.vector if self._has_vector else None
-        return Record(collection=self.spec.name, key=write.key, fields=fields, vector=vector)
-
-    def changed_record(
-        self, stored: Record, changes: Mapping[str, Value], write: Write, now: dt.datetime
-    ) -> Record:
-        """Return what an update stores."""
-        fields = {**stored.fields, **changes, **dict.fromkeys(self._generated, now)}
-        replaces = write.set_vector and self._has_vector
-        vector = write.vector if replaces else stored.vector
-        return Record(collection=self.spec.name, key=stored.key, fields=fields, vector=vector)
 
     def put(self, key: Key, record: Record | None) -> Record | None:
         """Store or, with None, remove a record; return what was there."""
@@ -95,11 +58,6 @@ class MemoryTable:
     def in_order(self) -> list[Record]:
         """Return every record, ascending by key."""
         return [self.records[key] for _, key in self._order]
-
-
-def _settled(value: Value) -> Value:
-    """Copy a value that its giver could still change."""
-    return copy.deepcopy(value) if isinstance(value, list | dict) else value
 
 
 class MemoryPage:

@@ -8,15 +8,8 @@ from proxy.clock import Clock
 from proxy.errors import Reason, Rejected
 from proxy.model import Applied, Key, Record, Write, WriteOp, WriteResult
 from proxy.stores.batches import failed, undone
-from proxy.stores.fitting import (
-    constant_misfit,
-    key_misfit,
-    parent_key,
-    value_misfit,
-    vector_misfit,
-)
+from proxy.stores.fitting import parent_key
 from proxy.stores.memory_table import MemoryTable
-from proxy.stores.patches import patched_fields
 
 
 def table_of(tables: Mapping[str, MemoryTable], collection: str, store: str) -> MemoryTable:
@@ -67,7 +60,7 @@ class MemoryWriter:
         why = self.misfit(write, whole=before is None)
         if why:
             return WriteResult(applied=Applied.REFUSED, detail=why)
-        record = self._written(table, write, before)
+        record = table.shape.written(write, before, self._clock.now())
         if not orphans and self._parent_missing(table, record):
             return WriteResult(applied=Applied.PARENT_MISSING)
         table.put(write.key, record)
@@ -83,44 +76,13 @@ class MemoryWriter:
         table.put(write.key, None)
         return WriteResult(applied=Applied.DONE)
 
-    def _written(self, table: MemoryTable, write: Write, before: Record | None) -> Record:
-        now = self._clock.now()
-        if before is None:
-            return table.new_record(write, now)
-        changes = table.given(write)
-        if write.op is WriteOp.PATCH:
-            changes = patched_fields(table.spec, before.fields, changes)
-        else:
-            changes = {name: v for name, v in changes.items() if name not in write.keep}
-        return table.changed_record(before, changes, write, now)
-
     def misfit(self, write: Write, *, whole: bool) -> str:
         """Say why the store refuses these values, "" if it does not.
 
         `whole`: they are to make a record of their own, so what is left out is null.
         """
         table = table_of(self._tables, write.collection, self._store)
-        spec, layout = table.spec, table.layout
-        problems = [key_misfit(spec, layout, write.key, self._store)]
-        parts = zip(spec.key, write.key, strict=False)  # key_misfit tells of a wrong length
-        problems += [value_misfit(spec.by_name[name], part) for name, part in parts]
-        given = table.given(write)
-        problems += [value_misfit(spec.by_name[name], value) for name, value in given.items()]
-        problems += [
-            constant_misfit(self._store, name, value, write.fields[name])
-            for name, value in layout.constants.items()
-            if name in write.fields and name not in spec.key and write.fields[name] != value
-        ]
-        if whole and not problems[0]:
-            new = table.new_record(write, self._clock.now())
-            problems += [
-                value_misfit(field, None)
-                for field in spec.value_fields
-                if field.required and new.fields.get(field.name, "") is None
-            ]
-        if whole or write.set_vector:
-            problems.append(vector_misfit(spec, write.vector))
-        return next((why for why in problems if why), "")
+        return table.shape.misfit(write, self._store, self._clock.now(), whole=whole)
 
     def _parent_missing(self, table: MemoryTable, record: Record) -> bool:
         if table.spec.parent is None:
