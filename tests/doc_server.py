@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import psycopg
 
 from proxy.config.loader import load_text
 from proxy.layouts import StoreSchema
-from proxy.model import Key, Value, Write, WriteOp
+from proxy.model import Key, KeywordSpec, Value, Write, WriteOp
 
 PRESETS = Path(__file__).parent.parent / "proxy" / "config" / "presets"
 DIM = 3072
@@ -31,6 +33,23 @@ def schemas() -> dict[str, StoreSchema]:
     """Return the preset's schemas: "old" and "new"."""
     config = load_text(_CONFIGURATION, "doc-server-test.yaml")
     return {"old": config.old, "new": config.new}
+
+
+@cache
+def schemas_with_words() -> dict[str, StoreSchema]:
+    """Return the schemas with documents searched by content, and sources by a packed field too."""
+    words = {
+        "documents": KeywordSpec(fields=("content",)),
+        "sources": KeywordSpec(fields=("source_name", "version")),
+    }
+    return {side: _with_words(schema, words) for side, schema in schemas().items()}
+
+
+def _with_words(schema: StoreSchema, words: Mapping[str, KeywordSpec]) -> StoreSchema:
+    specs = {
+        name: replace(spec, keyword=words.get(name)) for name, spec in schema.collections.items()
+    }
+    return replace(schema, collections=specs)
 
 
 def create_tables(dsn: str, side: str) -> None:

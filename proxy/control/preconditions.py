@@ -169,7 +169,7 @@ def _no_letters(evidence: Evidence, _: JudgeSettings) -> Precondition:
 
 
 def _indexes(evidence: Evidence, _: JudgeSettings) -> Precondition:
-    unready = [item for item in evidence.indexes if not item.ready]
+    unready = [item for item in evidence.indexes if not item.ready and not item.optional]
     return _judged(
         "indexes valid",
         "; ".join(f"{item.name} of {item.collection}: {item.detail}" for item in unready),

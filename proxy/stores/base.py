@@ -63,13 +63,18 @@ class KeyDigest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexState:
-    """A nearest-neighbour index: `ready` means valid, built and usable by the planner."""
+    """An index for searches: `ready` means valid, built and usable by the planner.
+
+    `optional`: no step of a migration waits for it (an index of words: without it the same
+    search is slower, and that is all).
+    """
 
     collection: str
     name: str
     exists: bool
     ready: bool
     detail: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,10 +238,10 @@ class Store(Protocol):
         """Say why this store could not hold the record, "" if it can (no I/O beyond a lookup)."""
 
     async def index_states(self) -> list[IndexState]:
-        """Return the state of each nearest-neighbour index the layouts ask for."""
+        """Return the state of each index the layouts ask for, and of those for words."""
 
     async def build_index(self, collection: str) -> None:
-        """Build the collection's index if it is missing or invalid, without blocking writes."""
+        """Build the collection's indexes that are missing or invalid, without blocking writes."""
 
     async def row_estimate(self, collection: str) -> int:
         """Return about how many rows the collection has (statistics are enough)."""

@@ -13,12 +13,13 @@ from proxy.canonical import record_digest
 from proxy.clock import Clock
 from proxy.errors import Reason, Rejected, StoreProblem
 from proxy.layouts import ColumnKind, StoreSchema
-from proxy.model import Key, Record, Write, WriteOp, WriteResult
+from proxy.model import Key, Metric, Record, Write, WriteOp, WriteResult
 from proxy.query import (
     CountQuery,
     Group,
     KeyRange,
     ListQuery,
+    Scoring,
     SearchMode,
     SearchQuery,
     SearchResult,
@@ -30,10 +31,12 @@ from proxy.stores.base import (
     KeyDigest,
     RangeDigest,
 )
+from proxy.stores.fusion import hybrid
 from proxy.stores.memory_rows import count_rows, list_rows, nearest, project
 from proxy.stores.memory_table import DIALECT, MemoryPage, MemoryTable, decode_bulk
+from proxy.stores.memory_words import best_words
 from proxy.stores.memory_writes import MemoryWriter, table_of
-from proxy.stores.modes import require_vector_search
+from proxy.stores.modes import modes_of_schema, require_keyword_search, require_vector_search
 
 
 class MemoryStore:
@@ -43,7 +46,7 @@ class MemoryStore:
         self.name = name
         self.schema = schema
         self.capabilities = Capabilities(
-            transactions=True, search_modes=frozenset({SearchMode.VECTOR})
+            transactions=True, search_modes=modes_of_schema(schema), keyword_scoring=Scoring.BM25
         )
         self._tables = {
             collection: MemoryTable(schema.collections[collection], layout)
@@ -111,12 +114,23 @@ class MemoryStore:
         return count_rows(table.in_order(), query, table.spec)
 
     async def search(self, query: SearchQuery, *, deadline_s: float) -> SearchResult:
-        """Return the nearest records; the scan is exact even where it says `indexed`."""
+        """Return the best records; the scan is exact even where it says `indexed`."""
         table = self._table(query.collection)
+        if query.mode is SearchMode.KEYWORD:
+            return self._by_words(table, query)
+        if query.mode is SearchMode.HYBRID:
+            require_keyword_search(query, table.spec, self.name)
+            return await hybrid(query, lambda leg: self.search(leg, deadline_s=deadline_s))
         metric = require_vector_search(query, table.spec, self.name)
         hits = nearest(table.in_order(), query, table.spec, metric)
         indexed = query.collection in self._built and query.exact is not True
         return SearchResult(hits=tuple(hits), metric=metric, indexed=indexed)
+
+    def _by_words(self, table: MemoryTable, query: SearchQuery) -> SearchResult:
+        keyword = require_keyword_search(query, table.spec, self.name)
+        hits = best_words(table.in_order(), query, table.spec, keyword)
+        metric = Metric.COSINE if table.spec.vector is None else table.spec.vector.metric
+        return SearchResult(hits=tuple(hits), metric=metric, scoring=Scoring.BM25)
 
     # Sequences.
 

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from proxy.clock import SystemClock
+from proxy.layouts import StoreSchema
 from proxy.stores.base import Store
 from proxy.stores.memory import MemoryStore
 from proxy.stores.postgres import PostgresStore
-from tests.doc_server import create_tables, schemas
-
-MakeStore = Callable[[str, Callable[[], str]], Store]
+from tests.doc_server import create_tables, schemas, schemas_with_words
 
 
-def _memory(side: str, new_database: Callable[[], str]) -> Store:
-    return MemoryStore(side, schemas()[side], SystemClock())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a store of a test may live."""
+
+    new_database: Callable[[], str]
+    folder: Path
 
 
-def _postgres(side: str, new_database: Callable[[], str]) -> Store:
-    dsn = new_database()
+MakeStore = Callable[[str, StoreSchema, Place], Store]
+
+
+def _memory(side: str, schema: StoreSchema, place: Place) -> Store:
+    return MemoryStore(side, schema, SystemClock())
+
+
+def _postgres(side: str, schema: StoreSchema, place: Place) -> Store:
+    dsn = place.new_database()
     create_tables(dsn, side)
-    return PostgresStore(side, dsn, schemas()[side], pool_min=1, pool_max=4)
+    return PostgresStore(side, dsn, schema, pool_min=1, pool_max=4)
 
 
 STORES: dict[str, tuple[str, MakeStore]] = {
@@ -33,13 +45,27 @@ STORES: dict[str, tuple[str, MakeStore]] = {
 }
 
 
+@pytest.fixture
+def place(new_database: Callable[[], str], tmp_path: Path) -> Place:
+    """Return where the test's stores may live."""
+    return Place(new_database=new_database, folder=tmp_path)
+
+
 @pytest.fixture(params=sorted(STORES))
-async def store(
-    request: pytest.FixtureRequest, new_database: Callable[[], str]
-) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Store]:
     """Return each store in turn, open and empty."""
     side, make = STORES[request.param]
-    made = make(side, new_database)
+    made = make(side, schemas()[side], place)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture(params=sorted(STORES))
+async def wordy(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Store]:
+    """Return each store in turn, open and empty, with collections that are searched by words."""
+    side, make = STORES[request.param]
+    made = make(side, schemas_with_words()[side], place)
     await made.open()
     yield made
     await made.close()

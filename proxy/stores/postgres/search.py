@@ -1,4 +1,4 @@
-"""Nearest neighbours: an exact scan, or the index and then the full vectors once more."""
+"""Searches: by an exact scan, or by the index and then the full vectors once more; or by words."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 from proxy.layouts import IndexSpec
 from proxy.model import Metric
-from proxy.query import Hit, SearchQuery, SearchResult
-from proxy.stores.modes import require_vector_search
+from proxy.query import Hit, SearchMode, SearchQuery, SearchResult
+from proxy.stores.fusion import hybrid
+from proxy.stores.modes import require_keyword_search, require_vector_search
 from proxy.stores.postgres.adapt import PackedVector
 from proxy.stores.postgres.conditions import Params, where
 from proxy.stores.postgres.connection import Connection
 from proxy.stores.postgres.indexes import index_ready
+from proxy.stores.postgres.keyword import keyword_search
 from proxy.stores.postgres.rows import Selection, select
 from proxy.stores.postgres.table import Table
 
@@ -49,7 +51,19 @@ class SearchMemory:
 async def search(
     connection: Connection, table: Table, query: SearchQuery, memory: SearchMemory, store: str
 ) -> SearchResult:
-    """Return the nearest records, best first, ties by key ascending.
+    """Return the best records in the query's mode, best first, ties by key ascending."""
+    if query.mode is SearchMode.KEYWORD:
+        return await keyword_search(connection, table, query, store)
+    if query.mode is SearchMode.HYBRID:
+        require_keyword_search(query, table.spec, store)
+        return await hybrid(query, lambda leg: search(connection, table, leg, memory, store))
+    return await _nearest(connection, table, query, memory, store)
+
+
+async def _nearest(
+    connection: Connection, table: Table, query: SearchQuery, memory: SearchMemory, store: str
+) -> SearchResult:
+    """Return the nearest records.
 
     The index serves if it is ready and the filter leaves more rows than are worth scanning; a
     filtered index search that comes back short is answered again by a scan.

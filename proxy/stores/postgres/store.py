@@ -17,11 +17,12 @@ from proxy.query import (
     Group,
     KeyRange,
     ListQuery,
-    SearchMode,
+    Scoring,
     SearchQuery,
     SearchResult,
 )
 from proxy.stores.base import BulkTarget, Capabilities, IndexState, KeyDigest, RangeDigest
+from proxy.stores.modes import modes_of_schema
 from proxy.stores.postgres import bulk, indexes, pages, ranges, reads, sequences
 from proxy.stores.postgres.apply import Writer
 from proxy.stores.postgres.catalog import Catalog, read_catalog
@@ -47,7 +48,9 @@ class PostgresStore:
         self.name = name
         self.schema = schema
         self.capabilities = Capabilities(
-            transactions=True, search_modes=frozenset({SearchMode.VECTOR})
+            transactions=True,
+            search_modes=modes_of_schema(schema),
+            keyword_scoring=Scoring.TS_RANK,
         )
         self._pool = Pool(name, dsn, size_min=pool_min, size_max=pool_max)
         self._catalog = Catalog()
@@ -310,27 +313,20 @@ class PostgresStore:
         return record_misfit(await self._table(record.collection), record, self.name)
 
     async def index_states(self) -> list[IndexState]:
-        """Return the state of each nearest-neighbour index the layouts ask for."""
-        states = []
-        for collection, layout in self.schema.layouts.items():
-            if layout.index is not None:
-                index = layout.index
-                states.append(
-                    await self._read(
-                        collection,
-                        lambda c, t, i=index: indexes.index_state(c, t, i),  # type: ignore[misc]
-                        _ADMIN_DEADLINE_S,
-                    )
-                )
+        """Return the state of each index the layouts ask for, and of those for words."""
+        states: list[IndexState] = []
+        for collection in self.schema.layouts:
+            if indexes.has_indexes(self.schema, collection):
+                states += await self._read(collection, indexes.states, _ADMIN_DEADLINE_S)
         return states
 
     async def build_index(self, collection: str) -> None:
-        """Build the collection's index if it is missing or invalid, without blocking writes."""
+        """Build the collection's indexes that are missing or invalid, without blocking writes."""
         table = await self._table(collection)
-        if table.layout.index is None:
+        if not indexes.has_indexes(self.schema, collection):
             return
         async with self._pool.dedicated(writing=True) as connection:
-            await indexes.build_index(connection, table, table.layout.index)
+            await indexes.build(connection, table)
         self._memory.forget_index(collection)
 
     async def row_estimate(self, collection: str) -> int:
