@@ -9,7 +9,7 @@ DEMO ?=
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench protos clean
+.PHONY: help setup demo test check format bench model protos clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -47,6 +47,9 @@ format: $(STAMP) ## Put every file into the one format
 
 bench: $(STAMP) ## Each figure beside its direct equivalent; BENCH="--quick" passes options on
 	@$(BIN)/python -m tests.bench $(BENCH)
+
+model: $(STAMP) ## The formal model: every interleaving, and what happens without each rule
+	@$(BIN)/python -m tests.model
 
 protos: $(STAMP) ## Generate the Python code of protos/
 	@$(BIN)/python protos/generate.py
