@@ -68,9 +68,13 @@ class Backfill:
         routing = await self._bench.retry(self._acknowledged, run.check)
         roles = roles_of(routing, self._bench.stores)
         await self._follow(routing)
+        names = parents_first(roles.primary.schema.collections, self._params.collections)
+        pairs = await self._bench.pairs(roles, names)
+        self._bench.vectors.require([pair.scope for pair in pairs.values()], loading=True)
         stored = await ledger.ranges(run.job_id)
         plan = await make_plan(self._bench, roles, self._params.collections, cut=not stored)
         run.progress.total = plan.rows()
+        run.progress.labels = plan.vectors()
         if not stored:
             await ledger.add_ranges(run.job_id, plan.ranges())
         run.progress.resume(stored)
@@ -93,9 +97,14 @@ class Backfill:
         states = await self._bench.ledger.ranges(self._run.job_id)
         names = parents_first(roles.primary.schema.collections, self._params.collections)
         for name, pair in (await self._bench.pairs(roles, names)).items():
-            target = await pair.secondary.bulk_target(name, pair.scope.fields)
+            target = await self._bulk_target(pair)
             todo = [state for state in states if state.collection == name and not state.done]
             await self._collection(pair, todo, target)
+
+    async def _bulk_target(self, pair: Pair) -> BulkTarget | None:
+        if not pair.scope.bulk:
+            return None
+        return await pair.secondary.bulk_target(pair.name, pair.scope.fields)
 
     async def _collection(
         self, pair: Pair, todo: Sequence[RangeState], target: BulkTarget | None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from proxy.clock import Clock
 from proxy.config.settings import ReconcileSettings
+from proxy.embedding.base import Embedder
 from proxy.errors import Reason, Rejected
 from proxy.ledger.base import Ledger
 from proxy.ledger.types import Job, Replica, Routing
@@ -19,6 +20,7 @@ from reconcile.letters import DeadLetters
 from reconcile.retry import Retry
 from reconcile.roles import Pair, Roles, pair_of, require_current, roles_of
 from reconcile.snapshot import CopyDesk, Reach
+from reconcile.vectors import Vectors
 
 HOLD_POLL_S = 0.25
 """How often a waiting job looks whether a swap is over."""
@@ -32,7 +34,11 @@ Check = Callable[[], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """The tools of a job. `stores` by name: "old" and "new"."""
+    """The tools of a job. `stores` by name: "old" and "new".
+
+    Attributes:
+        embedder: makes vectors where the two stores hold different ones, None: nobody can.
+    """
 
     stores: Mapping[str, Store]
     ledger: Ledger
@@ -43,12 +49,19 @@ class Bench:
     observer: Observer
     reach: Reach
     late: LateWrites
+    embedder: Embedder | None = None
+
+    @property
+    def vectors(self) -> Vectors:
+        """What makes the secondary's vectors."""
+        return Vectors(self.embedder, deadline_s=self.settings.deadline_s)
 
     def copier(self, letters: DeadLetters) -> Copier:
         """Return a copier for one job."""
         return Copier(
             CopyDesk(ledger=self.ledger, late=self.late),
             letters,
+            vectors=self.vectors,
             deadline_s=self.settings.deadline_s,
             reach=self.reach,
         )

@@ -72,6 +72,7 @@ class Progress:
     Attributes:
         total: rows by collection, estimated when the ranges were planned.
         tally: counts by collection, those of earlier runs of the same job included.
+        labels: what else is shown of a collection.
         before: rows that earlier runs did; the rate is this run's own.
         began_s: monotonic start of this run.
     """
@@ -79,6 +80,7 @@ class Progress:
     began_s: float
     total: dict[str, int] = field(default_factory=dict)
     tally: dict[str, dict[str, int]] = field(default_factory=dict)
+    labels: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     before: int = 0
     stage: str = ""
     facts: dict[str, JsonValue] = field(default_factory=dict)
@@ -111,7 +113,12 @@ class Progress:
         eta_s = None if left and rate <= 0 else round(left / rate, 1) if left else 0.0
         shown = dict.fromkeys((*names, *(name for t in self.tally.values() for name in t)))
         collections: dict[str, JsonValue] = {
-            name: {"rows_total": self.total.get(name, 0), "rows": 0, **self.tally.get(name, {})}
+            name: {
+                "rows_total": self.total.get(name, 0),
+                "rows": 0,
+                **self.tally.get(name, {}),
+                **self.labels.get(name, {}),
+            }
             for name in dict.fromkeys((*self.total, *self.tally))
         }
         counted: dict[str, JsonValue] = {name: self.sum(name) for name in shown}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 
 from proxy.errors import Corrupt
@@ -10,8 +10,10 @@ from proxy.ledger.types import Difference
 from proxy.model import Key, Record
 from proxy.query import KeyRange
 from proxy.stores.base import KeyDigest, RangeDigest, Store
+from proxy.vectors import VectorPath
 from reconcile.bench import Bench
 from reconcile.digest import compare, difference
+from reconcile.made import sampled, texts_to_judge, without_vector, wrong_vectors
 from reconcile.roles import Pair
 from reconcile.tasks import both, to_the_end
 
@@ -27,6 +29,9 @@ LOOK_PAUSE_S = 0.05
 SECOND_READ_ROWS = 256
 """Candidates that are read whole at a time, from both stores."""
 
+VECTOR_ROWS = 20_000
+"""Records whose vectors are looked through at a time; only their keys and digests come here."""
+
 FORGET_S_MAX = 5.0
 """How long forgetting a watermark may take."""
 
@@ -37,11 +42,20 @@ class Found:
 
     tally: dict[str, int] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
+    moving: set[Key] = field(default_factory=set)
 
     def count(self, outcome: str, number: int = 1) -> None:
         """Count records of an outcome."""
         for name in (outcome, "rows"):
             self.tally[name] = self.tally.get(name, 0) + number
+
+    def correct(self, later: Found) -> None:
+        """Take in a second look at records that were counted as equal."""
+        for outcome in ("mismatched", "missing", "extra", "in_flight"):
+            number = later.tally.get(outcome, 0)
+            self.tally["matched"] = max(0, self.tally.get("matched", 0) - number)
+            self.tally[outcome] = self.tally.get(outcome, 0) + number
+        self.differences += later.differences
 
     def declare(self, found: Difference) -> None:
         """Count a difference and keep it."""
@@ -76,7 +90,25 @@ class Comparer:
         """Compare a range, transferring nothing if its digests agree."""
         found = Found()
         await self._span(keys, found)
+        if self._pair.scope.path is VectorPath.EMBEDDED:
+            await self._made_vectors(keys, found)
         return found
+
+    async def _made_vectors(self, keys: KeyRange, found: Found) -> None:
+        """Compare vectors that were made from texts: none is lacking, and a sample is right."""
+        known = {item.key for item in found.differences} | found.moving
+        later = Found()
+        async for piece in self._pieces(self._pair.secondary, keys, VECTOR_ROWS):
+            digests = await self._key_digests(self._pair.secondary, piece, vector_alone=True)
+            held = [item for item in digests if self._pair.scope.holds(item.key)]
+            spec = self._pair.secondary.schema.collections[self._pair.name]
+            suspects = dict.fromkeys(without_vector(spec, held))
+            suspects |= dict.fromkeys(sampled([item.key for item in held]))
+            todo = [key for key in suspects if key not in known]
+            for start in range(0, len(todo), SECOND_READ_ROWS):
+                some = todo[start : start + SECOND_READ_ROWS]
+                await self._candidates(some, later, made_vectors=True)
+        found.correct(later)
 
     async def _span(self, keys: KeyRange, found: Found) -> None:
         pair = self._pair
@@ -94,7 +126,12 @@ class Comparer:
 
     async def _cut(self, keys: KeyRange, store: Store, found: Found) -> None:
         """Compare a large span piece by piece; the store with more rows says where to cut."""
-        after, ended, limit = keys.after, False, LEAF_ROWS // 2
+        async for piece in self._pieces(store, keys, LEAF_ROWS // 2):
+            await self._span(piece, found)
+
+    async def _pieces(self, store: Store, keys: KeyRange, limit: int) -> AsyncIterator[KeyRange]:
+        """Yield adjoining spans in each of which the store has so many rows at most."""
+        after, ended = keys.after, False
         while not ended:
             rest = KeyRange(after=after, upto=keys.upto)
             async with store.page(
@@ -106,7 +143,7 @@ class Comparer:
             ) as page:
                 ended = len(page.keys) < limit
                 piece = rest if ended else KeyRange(after=after, upto=page.keys[-1])
-            await self._span(piece, found)
+            yield piece
             after = piece.upto
 
     async def _leaf(self, keys: KeyRange, found: Found) -> None:
@@ -119,17 +156,20 @@ class Comparer:
         for start in range(0, len(compared.candidates), SECOND_READ_ROWS):
             await self._candidates(compared.candidates[start : start + SECOND_READ_ROWS], found)
 
-    async def _candidates(self, keys: Sequence[Key], found: Found) -> None:
+    async def _candidates(
+        self, keys: Sequence[Key], found: Found, *, made_vectors: bool = False
+    ) -> None:
         """Look at differing keys again until each is equal, declared, or known to be in flight."""
         for look in range(LOOKS_MAX):
             if look:
                 await self._bench.clock.sleep(LOOK_PAUSE_S * 2**look)
-            keys = await self._look(keys, found)
+            keys = await self._look(keys, found, made_vectors=made_vectors)
             if not keys:
                 return
         found.count("in_flight", len(keys))
+        found.moving.update(keys)
 
-    async def _look(self, keys: Sequence[Key], found: Found) -> list[Key]:
+    async def _look(self, keys: Sequence[Key], found: Found, *, made_vectors: bool) -> list[Key]:
         """Read keys again from both stores under a watermark; return those still in flight.
 
         A difference is declared if, from before the reads until after them, the key was neither
@@ -141,15 +181,17 @@ class Comparer:
         try:
             busy = snapshot.in_flight | await ledger.fenced(pair.name, keys)
             here, there = await both(
-                self._read(pair.primary, keys), self._read(pair.secondary, keys)
+                self._read(pair.primary, keys, vectors=pair.scope.vector),
+                self._read(pair.secondary, keys, vectors=pair.scope.vector or made_vectors),
             )
+            wrong = await self._wrong_vectors(here, there) if made_vectors else {}
             busy |= await ledger.settled_since(snapshot, keys)
             busy |= await ledger.fenced(pair.name, keys)
         finally:
             await to_the_end(ledger.abandon_copy(snapshot), deadline_s=FORGET_S_MAX)
         waiting: list[Key] = []
         for key in keys:
-            differs = self._difference(key, here, there)
+            differs = self._difference(key, here, there) or wrong.get(key)
             if differs is None:
                 found.count("matched", int(key in here.records))
             elif key in busy and key not in self._known:
@@ -157,6 +199,12 @@ class Comparer:
             else:
                 found.declare(differs)
         return waiting
+
+    async def _wrong_vectors(self, here: _Side, there: _Side) -> dict[Key, Difference]:
+        scope = self._pair.scope
+        texts = texts_to_judge(scope, here.records, there.records)
+        made = await self._bench.vectors.make(scope, texts)
+        return wrong_vectors(scope, here.records, there.records, made)
 
     def _difference(self, key: Key, here: _Side, there: _Side) -> Difference | None:
         broken = here.broken.get(key) or there.broken.get(key)
@@ -169,18 +217,18 @@ class Comparer:
             )
         return difference(self._pair.scope, key, here.records.get(key), there.records.get(key))
 
-    async def _read(self, store: Store, keys: Sequence[Key]) -> _Side:
+    async def _read(self, store: Store, keys: Sequence[Key], *, vectors: bool) -> _Side:
         """Read records by key; halve on a row that cannot be decoded until it is named."""
         try:
             records = await store.get(
-                self._pair.name, keys, vectors=self._pair.scope.vector, deadline_s=self._deadline_s
+                self._pair.name, keys, vectors=vectors, deadline_s=self._deadline_s
             )
         except Corrupt as error:
             if len(keys) == 1:
                 return _Side(records={}, broken={keys[0]: str(error)})
             middle = len(keys) // 2
-            left = await self._read(store, keys[:middle])
-            right = await self._read(store, keys[middle:])
+            left = await self._read(store, keys[:middle], vectors=vectors)
+            right = await self._read(store, keys[middle:], vectors=vectors)
             return _Side(
                 records={**left.records, **right.records}, broken={**left.broken, **right.broken}
             )
@@ -194,14 +242,18 @@ class Comparer:
             fields=pair.scope.fields,
             order=pair.order,
             deadline_s=self._deadline_s,
+            vectors=pair.scope.vector,
         )
 
-    async def _key_digests(self, store: Store, keys: KeyRange) -> list[KeyDigest]:
+    async def _key_digests(
+        self, store: Store, keys: KeyRange, *, vector_alone: bool = False
+    ) -> list[KeyDigest]:
         pair = self._pair
         return await store.key_digests(
             pair.name,
             keys,
-            fields=pair.scope.fields,
+            fields=() if vector_alone else pair.scope.fields,
             order=pair.order,
             deadline_s=self._deadline_s,
+            vectors=pair.scope.vector or vector_alone,
         )

@@ -17,6 +17,7 @@ from reconcile.ranges import BatchPlan, plan_batch, remaining
 from reconcile.roles import Pair
 from reconcile.snapshot import CopyDesk, OpenCopy, Reach, Step, pass_by
 from reconcile.tasks import both
+from reconcile.vectors import Vectors
 from reconcile.writing import SecondaryWriter, Stored
 
 COLLISIONS_MAX = 2
@@ -37,10 +38,13 @@ class Copier:
         desk: CopyDesk,
         letters: DeadLetters,
         *,
+        vectors: Vectors,
         deadline_s: float,
         reach: Reach = pass_by,
     ) -> None:
         self._desk = desk
+        self._vectors = vectors
+        self._no_bulk: set[tuple[str, str]] = set()
         self._letters = letters
         self._deadline_s = deadline_s
         self._reach = reach
@@ -57,7 +61,7 @@ class Copier:
             Unavailable, Ambiguous: a store or the ledger failed; the batch may be repeated.
             Corrupt: the keys of the page cannot be read.
         """
-        path = Path.RECORDS if ask.target is None else Path.BULK
+        path = Path.RECORDS if not self._in_bulk(ask) else Path.BULK
         collisions = 0
         while True:
             try:
@@ -66,12 +70,20 @@ class Copier:
                 if path is not Path.BULK:
                     raise
                 collisions += 1
+                if error.reason is Reason.UNIMPLEMENTED:
+                    self._no_bulk.add((ask.pair.primary.name, ask.pair.name))
                 if error.reason is not Reason.ALREADY_EXISTS or collisions > COLLISIONS_MAX:
                     path = Path.RECORDS
             except Corrupt:
                 if path is Path.ISOLATE:
                     raise
                 path = Path.ISOLATE
+
+    def _in_bulk(self, ask: PageAsk) -> bool:
+        """True if this pair's rows may go in bulk, and the primary has not said it cannot."""
+        pair = ask.pair
+        spoken = (pair.primary.name, pair.name) not in self._no_bulk
+        return ask.target is not None and pair.scope.bulk and spoken
 
     async def copy_keys(self, pair: Pair, keys: Sequence[Key]) -> Copied:
         """Bring dirty keys to the primary's state: stored there if it has them, else deleted.
@@ -90,11 +102,12 @@ class Copier:
             records, dead = await self._read(pair, todo)
             await self._reach(Step.READ)
             gone = [key for key in todo if key not in records and key not in dead]
+            fitted, textless = await self._vectors.fit(pair.scope, list(records.values()))
             stored = await self._writer.store(
-                pair, list(records.values()), gone, op=WriteOp.UPSERT, written=copy.written
+                pair, fitted, gone, op=WriteOp.UPSERT, written=copy.written
             )
             copy.answered = True
-            stored.dead.update(dead)
+            stored.dead.update({**dead, **textless})
             await self._reach(Step.WRITTEN)
             resolved = await self._note_letters(pair, stored.dead, stored.touched)
             await copy.finish(touched=stored.touched | foreign, left_out=stored.left)
@@ -196,6 +209,7 @@ class Copier:
             fields=pair.scope.fields,
             order=pair.order,
             deadline_s=self._deadline_s,
+            vectors=pair.scope.vector,
         )
 
     async def _insert(
@@ -207,15 +221,16 @@ class Copier:
         if path is Path.BULK and ask.target is not None:
             return await self._load(copy, ask.pair, page, plan, ask.target)
         dead: dict[Key, str] = {}
-        if path is Path.ISOLATE:
-            found, dead = await self._read(ask.pair, plan.fresh)
+        if path is Path.ISOLATE or not ask.pair.scope.vector:
+            found, dead = await self._read(ask.pair, plan.fresh)  # without vectors nobody needs
             records = list(found.values())
         else:
             records = await page.records(plan.not_fresh)
+        fitted, textless = await self._vectors.fit(ask.pair.scope, records)
         stored = await self._writer.store(
-            ask.pair, records, (), op=WriteOp.INSERT, written=copy.written
+            ask.pair, fitted, (), op=WriteOp.INSERT, written=copy.written
         )
-        stored.dead.update(dead)
+        stored.dead.update({**dead, **textless})
         stored.waiting.update(set(plan.fresh) - stored.touched - set(stored.dead))
         return stored
 

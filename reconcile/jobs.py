@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from proxy.clock import Clock, SystemClock
 from proxy.config.settings import ReconcileSettings
+from proxy.embedding.base import Embedder
 from proxy.errors import CrossfadeError, LeaseLost, Reason, Rejected
 from proxy.ledger.base import Ledger
 from proxy.ledger.types import Job, JobKind, JobState
@@ -47,6 +48,7 @@ class Tools:
     observer: Observer = field(default_factory=NoObserver)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     reach: Reach = pass_by
+    embedder: Embedder | None = None
 
 
 class Reconciler:
@@ -112,6 +114,7 @@ class Reconciler:
             observer=observer or self._tools.observer,
             reach=self._tools.reach,
             late=self._late,
+            embedder=self._tools.embedder,
         )
 
     async def plan(self, collections: Sequence[str] = ()) -> Plan:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from proxy.errors import Corrupt
 from proxy.ledger.types import RangeState
-from proxy.model import JsonValue, Key
+from proxy.model import JsonValue, Key, Record
 from proxy.query import KeyRange
 from proxy.stores.base import Page
 from reconcile.bench import Bench, Check
 from reconcile.ranges import BatchSize, narrower, parents_first, planned, rows_per_range
 from reconcile.roles import Pair, Roles
+from reconcile.vectors import described, stand_in
 from reconcile.writing import record_bytes
 
 SAMPLES_PER_COLLECTION = 10
@@ -30,6 +31,8 @@ class CollectionPlan:
         rows, secondary_rows: estimates.
         path: "bulk" or "record": how rows reach the secondary.
         fields: what is copied and compared; `primary_only` and `secondary_only` are not.
+        vectors: where the secondary's come from, for a person: "copied", "embedded by MODEL",
+            "none".
     """
 
     collection: str
@@ -40,6 +43,7 @@ class CollectionPlan:
     order: str
     fields: tuple[str, ...]
     vector: bool
+    vectors: str
     primary_only: tuple[str, ...]
     secondary_only: tuple[str, ...]
 
@@ -53,6 +57,7 @@ class CollectionPlan:
             "order": self.order,
             "fields": list(self.fields),
             "vector": self.vector,
+            "vectors": self.vectors,
             "primary_only": list(self.primary_only),
             "secondary_only": list(self.secondary_only),
         }
@@ -76,6 +81,10 @@ class Plan:
     def rows(self) -> dict[str, int]:
         """Return the estimated rows by collection."""
         return {item.collection: item.rows for item in self.collections}
+
+    def vectors(self) -> dict[str, dict[str, JsonValue]]:
+        """Return by collection what a job's summary says of vectors."""
+        return {item.collection: {"vectors": item.vectors} for item in self.collections}
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return it as a job's summary shows it."""
@@ -127,10 +136,11 @@ async def _plan_collection(bench: Bench, pair: Pair, cut: bool) -> CollectionPla
         rows=rows,
         secondary_rows=secondary_rows,
         ranges=tuple(ranges),
-        path="record" if target is None else "bulk",
+        path="bulk" if target is not None and pair.scope.bulk else "record",
         order=pair.order,
         fields=pair.scope.fields,
         vector=pair.scope.vector,
+        vectors=described(pair.scope),
         primary_only=tuple(sorted(mine - theirs)),
         secondary_only=tuple(sorted(theirs - mine)),
     )
@@ -205,9 +215,7 @@ class DryRun:
             return await self._one_by_one(pair, [k for k in page.keys if k not in foreign], seen)
         for record in records:
             seen.checked += 1
-            reason = await pair.secondary.unconvertible(record)
-            if reason:
-                seen.refuse(record.key, reason)
+            await self._record(pair, record, seen)
         return sum(record_bytes(record) for record in records)
 
     async def _one_by_one(self, pair: Pair, keys: Sequence[Key], seen: Checked) -> int:
@@ -217,14 +225,21 @@ class DryRun:
             seen.checked += 1
             try:
                 found = await pair.primary.get(
-                    pair.name, [key], vectors=True, deadline_s=self._bench.settings.deadline_s
+                    pair.name,
+                    [key],
+                    vectors=pair.scope.vector,
+                    deadline_s=self._bench.settings.deadline_s,
                 )
             except Corrupt as error:
                 seen.refuse(key, str(error))
                 continue
             for record in found.values():
                 size += record_bytes(record)
-                reason = await pair.secondary.unconvertible(record)
-                if reason:
-                    seen.refuse(key, reason)
+                await self._record(pair, record, seen)
         return size
+
+    async def _record(self, pair: Pair, record: Record, seen: Checked) -> None:
+        """Try one record; a vector that would be made of its text is taken for granted."""
+        reason = await pair.secondary.unconvertible(stand_in(pair.scope, record))
+        if reason:
+            seen.refuse(record.key, reason)

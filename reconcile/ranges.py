@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from proxy.layouts import ColumnKind, StoreSchema
 from proxy.ledger.types import RangeState
-from proxy.model import CollectionSpec, Key
+from proxy.model import CollectionSpec, Key, VectorSpec
 from proxy.query import KeyRange
+from proxy.vectors import VectorPath, vector_path
 
 C_ORDER = "C"
 """The key order every store can produce; used when the native ones differ."""
@@ -39,14 +40,33 @@ class Scope:
 
     Attributes:
         fields: the value fields that both hold, sorted; what is copied and compared.
-        vector: both hold the vector.
+        path: where the secondary's vectors come from.
+        target: the vector that the secondary holds, None if it holds none.
+        gives_vectors: the primary holds vectors, of whichever space.
     """
 
     spec: CollectionSpec
     primary: StoreSchema
     secondary: StoreSchema
     fields: tuple[str, ...]
-    vector: bool
+    path: VectorPath
+    target: VectorSpec | None = None
+    gives_vectors: bool = False
+
+    @property
+    def vector(self) -> bool:
+        """Both hold the same vector, so it is copied and compared."""
+        return self.path is VectorPath.COPIED
+
+    @property
+    def sets_vector(self) -> bool:
+        """A copy says what the secondary's vector is; otherwise it stays as it is."""
+        return self.path in (VectorPath.COPIED, VectorPath.EMBEDDED)
+
+    @property
+    def bulk(self) -> bool:
+        """Rows may pass as they are, in bulk: the vector is the same on both sides, or none."""
+        return self.path in (VectorPath.COPIED, VectorPath.NONE)
 
     def holds(self, key: Key) -> bool:
         """True if both stores can hold a record with this key."""
@@ -58,23 +78,24 @@ class Scope:
 
 def scope_of(collection: str, primary: StoreSchema, secondary: StoreSchema) -> Scope:
     """Return what the two stores have in common of a collection."""
-    spec = primary.collections[collection]
+    source, target = held_vector(primary, collection), held_vector(secondary, collection)
     common = primary.stored_value_fields(collection) & secondary.stored_value_fields(collection)
     return Scope(
-        spec=spec,
+        spec=primary.collections[collection],
         primary=primary,
         secondary=secondary,
         fields=tuple(sorted(common)),
-        vector=spec.vector is not None
-        and stores_vector(primary, collection)
-        and stores_vector(secondary, collection),
+        path=vector_path(source, target),
+        target=target,
+        gives_vectors=source is not None,
     )
 
 
-def stores_vector(schema: StoreSchema, collection: str) -> bool:
-    """True if the layout has a place for the vector."""
+def held_vector(schema: StoreSchema, collection: str) -> VectorSpec | None:
+    """Return the vector that a store holds, None if its layout has no place for one."""
     columns = schema.layouts[collection].columns
-    return any(column.kind is ColumnKind.VECTOR for column in columns)
+    holds = any(column.kind is ColumnKind.VECTOR for column in columns)
+    return schema.collections[collection].vector if holds else None
 
 
 def narrower(collection: str, primary: StoreSchema, secondary: StoreSchema) -> str:

@@ -129,8 +129,10 @@ class Repair:
         ]
         self._letters_loaded = False
         total = Repaired()
+        pairs = await self._bench.pairs(roles, names)
+        self._bench.vectors.require([pair.scope for pair in pairs.values()])
         try:
-            for pair in (await self._bench.pairs(roles, names)).values():
+            for pair in pairs.values():
                 total = total.plus(await self._collection(pair))
         except RolesChanged:
             # The next round works under the new roles; these keys are still dirty.

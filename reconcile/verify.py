@@ -77,11 +77,15 @@ class Verify:
         run.progress.stage = "plan"
         roles = await self._bench.roles()
         await self._follow(roles.routing)
+        names = parents_first(roles.primary.schema.collections, self._params.collections)
+        pairs = await self._bench.pairs(roles, names)
+        self._bench.vectors.require([pair.scope for pair in pairs.values()])
         stored = await ledger.ranges(run.job_id)
         self._fresh = not stored
         self._needed = (await ledger.flags()).get(_NEEDED)
         plan = await make_plan(self._bench, roles, self._params.collections, cut=not stored)
         run.progress.total = plan.rows()
+        run.progress.labels = plan.vectors()
         if not stored:
             await ledger.add_ranges(run.job_id, plan.ranges())
         run.progress.resume(stored)

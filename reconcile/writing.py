@@ -54,8 +54,8 @@ def full_write(scope: Scope, record: Record, op: WriteOp) -> Write:
         collection=scope.spec.name,
         key=record.key,
         fields={name: record.fields.get(name) for name in scope.fields},
-        vector=record.vector if scope.vector else None,
-        set_vector=scope.vector,
+        vector=record.vector if scope.sets_vector else None,
+        set_vector=scope.sets_vector,
     )
 
 
@@ -121,7 +121,10 @@ class SecondaryWriter:
         op: WriteOp,
         written: set[Key],
     ) -> Stored:
-        """Store records and delete keys on the secondary; keys go to `written` before that."""
+        """Store records and delete keys on the secondary; keys go to `written` before that.
+
+        The records have the vectors of the secondary already (`reconcile.vectors`).
+        """
         dead = await self._unconvertible(pair, records)
         kept = {record.key: record for record in records if record.key not in dead}
         writes = [full_write(pair.scope, record, op) for record in kept.values()]
