@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from proxy.config.settings import ReconcileSettings
+from proxy.embedding.base import Embedder
 from proxy.errors import Unavailable
+from proxy.layouts import StoreSchema
 from proxy.ledger.base import Ledger
 from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import Intent, IntentDraft, Job, JobKind, Phase, Routing, Settlement
@@ -116,10 +118,12 @@ class Rig:
         default_factory=lambda: ReconcileSettings(batch_rows=10, range_rows=25, workers=1)
     )
     watcher: Watcher = field(default_factory=Watcher)
+    schemas: Mapping[str, StoreSchema] = field(default_factory=schemas)
+    embedder: Embedder | None = None
 
     def __post_init__(self) -> None:
-        self.old = MemoryStore("old", schemas()["old"], self.clock)
-        self.new = MemoryStore("new", schemas()["new"], self.clock)
+        self.old = MemoryStore("old", self.schemas["old"], self.clock)
+        self.new = MemoryStore("new", self.schemas["new"], self.clock)
         self.ledger = MemoryLedger(self.clock)
         self.stores: dict[str, Store] = {"old": self.old, "new": self.new}
         self.hooks: dict[Step, list[Hook]] = {}
@@ -156,6 +160,7 @@ class Rig:
             observer=self.watcher,
             retry=RetryPolicy(attempts_max=5),
             reach=self.reach,
+            embedder=self.embedder,
         )
         return Reconciler(
             self.stores,
