@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := proxy shadow reconcile protos tests
+WORKERS ?= 2
 DEMO ?=
 BENCH ?=
 
@@ -32,7 +33,7 @@ demo: $(STAMP) ## A whole migration under live traffic; DEMO="--quick" passes op
 	@$(BIN)/crossfade demo $(DEMO)
 
 test: $(STAMP) ## Every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(STAMP) ## Format, lint, types, layers, generated code
 	@$(BIN)/ruff format --check .
