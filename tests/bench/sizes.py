@@ -20,6 +20,14 @@ class Sizes:
         each: calls of each client and way in that measurement.
         starts: how often a proxy is started for the time to serving.
         pages: pages of records with vectors that are read before memory is taken.
+        items: rows of the LanceDB table that is searched, and of the one that is filled.
+        scattered: upserts all over it before it is searched.
+        item_searches: searches of it, and of its optimised copy.
+        singles, raw_singles: single-record upserts with 64 in flight, and raw merge_inserts.
+        batched: rows upserted in batches.
+        proxied: single-record upserts through the proxy.
+        texts: texts that are embedded by each way in each round.
+        rounds: of the ways that are compared in turns.
         build_index: build the index over all `rows` as well (minutes).
         explain: profile what missed its goal.
     """
@@ -35,6 +43,15 @@ class Sizes:
     each: int = 40
     starts: int = 5
     pages: int = 10
+    items: int = 50_000
+    scattered: int = 10_000
+    item_searches: int = 200
+    singles: int = 6_000
+    raw_singles: int = 150
+    batched: int = 20_000
+    proxied: int = 2_000
+    texts: int = 600
+    rounds: int = 3
     build_index: bool = False
     explain: bool = True
 
@@ -51,5 +68,14 @@ QUICK = Sizes(
     each=3,
     starts=1,
     pages=2,
+    items=300,
+    scattered=64,
+    item_searches=5,
+    singles=128,
+    raw_singles=6,
+    batched=200,
+    proxied=64,
+    texts=24,
+    rounds=1,
     explain=False,
 )

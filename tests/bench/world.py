@@ -31,7 +31,7 @@ from tests.bench.rows import load_corpus_rows, repeat_rows, settle_down
 
 CLI: Final = ("-m", "proxy.cli.main")
 ACTOR = "bench"
-_READY_S = 30.0
+_READY_S = 120.0
 _JOB_S = 900.0
 _WATCH_S = 0.02
 _MIB = 2**20

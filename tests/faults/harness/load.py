@@ -44,6 +44,7 @@ class Load:
 
     Attributes:
         live: returns clients of the replicas that serve now, by name; may be empty.
+        collection: what is written; its fields and key are those of the doc server's documents.
         errors: status -> how often a call ended so.
     """
 
@@ -56,6 +57,7 @@ class Load:
     calls: int = 0
     stopping: bool = False
     drop_sources: bool = True
+    collection: str = "documents"
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -132,7 +134,7 @@ class Load:
         fields: Fields = {"content": token, "token_count": count}
 
         async def send(op: Op) -> None:
-            await client.upsert("documents", key, fields, vector=vector_of(token))
+            await client.upsert(self.collection, key, fields, vector=vector_of(token))
 
         await self._one(key, token, count, send)
 
@@ -141,7 +143,7 @@ class Load:
         fields: Fields = {"content": token, "token_count": count}
 
         async def send(op: Op) -> None:
-            await client.insert("documents", key, fields, vector=vector_of(token))
+            await client.insert(self.collection, key, fields, vector=vector_of(token))
 
         await self._one(key, token, count, send)
 
@@ -149,7 +151,7 @@ class Load:
         key, token = self._key(), self._token("update")
 
         async def send(op: Op) -> None:
-            ack = await client.update("documents", key, {"content": token})
+            ack = await client.update(self.collection, key, {"content": token})
             found = ack.record.fields["token_count"] if ack.record is not None else None
             op.tokens = found if isinstance(found, int) else None
 
@@ -159,7 +161,7 @@ class Load:
         key = self._key()
 
         async def send(op: Op) -> None:
-            await client.delete("documents", key)
+            await client.delete(self.collection, key)
 
         await self._one(key, None, None, send)
 
@@ -185,11 +187,11 @@ class Load:
         for key in self.rng.sample(self.keys, self.rng.randrange(2, 6)):
             token, count = self._token("batch"), self.rng.randrange(1000)
             if self.rng.random() < 0.25:
-                items.append(cf.Delete("documents", key))
+                items.append(cf.Delete(self.collection, key))
                 ops.append(self.oracle.began(key, None))
             else:
                 fields: Fields = {"content": token, "token_count": count}
-                items.append(cf.Upsert("documents", key, fields, vector_of(token)))
+                items.append(cf.Upsert(self.collection, key, fields, vector_of(token)))
                 ops.append(self.oracle.began(key, token, tokens=count))
         return items, ops
 
@@ -198,7 +200,7 @@ class Load:
         keys = [key for key in self.keys if key[2] == path]
         ops = [self.oracle.began(key, None, sweeping=True) for key in keys]
         with self.oracle.writing(ops):
-            await client.delete_where("documents", F("doc_path") == path)
+            await client.delete_where(self.collection, F("doc_path") == path)
 
     async def _drop_source(self, client: AsyncClient, by: str) -> None:
         source = self.rng.choice(self.sources)
@@ -216,23 +218,23 @@ class Load:
 
     async def _get(self, client: AsyncClient, by: str) -> None:
         key, began_s = self._key(), time.monotonic()
-        found = await client.get("documents", key)
+        found = await client.get(self.collection, key)
         served = "" if found is None or found.served_by is None else str(found.served_by)
         fields = None if found is None else found.fields
         self.oracle.read(key, began_s, fields, f"{by} {served}")
 
     async def _batch_get(self, client: AsyncClient, by: str) -> None:
         keys, began_s = [self._key() for _ in range(5)], time.monotonic()
-        found = await client.batch_get("documents", keys, Read(vector=True))
+        found = await client.batch_get(self.collection, keys, Read(vector=True))
         for key, record in zip(keys, found, strict=True):
             self.oracle.read(key, began_s, None if record is None else record.fields, by)
 
     async def _list(self, client: AsyncClient, by: str) -> None:
         source = self.rng.choice(self.sources)
-        await client.list("documents", filter=F("source_name") == source, limit=20)
+        await client.list(self.collection, filter=F("source_name") == source, limit=20)
 
     async def _tally(self, client: AsyncClient, by: str) -> None:
-        await client.count("documents", group_by="source_name")
+        await client.count(self.collection, group_by="source_name")
 
     async def _search(self, client: AsyncClient, by: str) -> None:
-        await client.search("documents", vector_of(str(self.rng.random())), limit=5)
+        await client.search(self.collection, vector_of(str(self.rng.random())), limit=5)

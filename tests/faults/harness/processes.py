@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+COMMAND = "proxy.cli.main"
 _REPOSITORY = Path(__file__).resolve().parents[3]
 _READY_S = 60.0
 _END_S = 20.0
@@ -30,13 +31,26 @@ def environment() -> dict[str, str]:
 
 
 class Process:
-    """One `crossfade` process, with its log file."""
+    """One `crossfade` process, with its log file.
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
+    `module` runs the command (`tests.faults.harness.marked` does it too); `pass_fds` are open in
+    it under the same numbers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        module: str = COMMAND,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.name = name
         self.log = log
         self.address = ""
-        self._arguments = arguments
+        self._command = ("-m", module, *arguments)
+        self._pass_fds = tuple(pass_fds)
         self._child: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -44,15 +58,14 @@ class Process:
         with self.log.open("ab") as sink:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "proxy.cli.main",
-                *self._arguments,
+                *self._command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=sink,
                 env=environment(),
                 cwd=_REPOSITORY,
                 start_new_session=True,
+                pass_fds=self._pass_fds,
             )
 
     async def ready(self, timeout_s: float = _READY_S) -> None:
@@ -168,9 +181,17 @@ class Household:
         for process in self._processes:
             process.reap()
 
-    async def start(self, name: str, arguments: Sequence[str]) -> Process:
+    async def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        module: str = COMMAND,
+        pass_fds: Sequence[int] = (),
+    ) -> Process:
         """Start `crossfade ARGUMENTS`; its log goes on where an earlier one of the name ended."""
-        process = Process(name, arguments, self._logs / f"{name}.log")
+        log = self._logs / f"{name}.log"
+        process = Process(name, arguments, log, module=module, pass_fds=pass_fds)
         self._processes.append(process)
         await process.start()
         return process

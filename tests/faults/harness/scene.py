@@ -82,6 +82,7 @@ class Scene:
     """One migration.
 
     Attributes:
+        base: the configuration that `overrides` are laid over, None for the doc server's.
         relays: by the name of what is behind them ("old", "new", "ledger"); processes that are
             started here reach these through the relay, the test itself goes straight.
     """
@@ -92,6 +93,7 @@ class Scene:
     stack: AsyncExitStack
     relays: dict[str, Relay] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
+    base: dict[str, Any] | None = None
     _files: int = 0
 
     def config(self, over: Mapping[str, Any] | None = None) -> Path:
@@ -101,7 +103,8 @@ class Scene:
             name: self.relays[name].dsn(dsn) if name in self.relays else dsn
             for name, dsn in direct.items()
         }
-        whole = laid_over(laid_over(settings(through), self.overrides), over or {})
+        base = settings(through) if self.base is None else self.base
+        whole = laid_over(laid_over(base, self.overrides), over or {})
         self._files += 1
         path = self.folder / f"crossfade-{self._files}.yaml"
         path.write_text(yaml.safe_dump(whole), encoding="utf-8")
