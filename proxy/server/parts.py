@@ -27,13 +27,14 @@ from proxy.routing.flags import TrafficFlags
 from proxy.routing.member import MemberSettings, Membership
 from proxy.server.housekeeping import DirtyCounts, settler
 from proxy.server.opening import Opening
+from proxy.server.reconciling import build_reconciler
 from proxy.stores.base import Store
 from proxy.stores.breaker import Breaker
 from proxy.stores.sides import Side, Sides
 from proxy.telemetry.instrument import InstrumentedStore
 from proxy.telemetry.intents import InstrumentedIntents
 from proxy.telemetry.setup import Telemetry
-from reconcile.jobs import Reconciler, Tools
+from reconcile.jobs import Reconciler
 from reconcile.repair import Repair
 from shadow.gate import gate
 from shadow.report import build_report
@@ -59,6 +60,7 @@ class Parts:
     shadow: ShadowReader
     plane: Plane
     control: ControlService
+    reconciler: Reconciler
 
     async def close(self) -> None:
         """Release every connection; safe to call twice."""
@@ -137,6 +139,9 @@ def build_parts(
         settings=settings.shadow,
         clock=clock,
     )
+    reconciler = build_reconciler(
+        stores, ledger, settings.reconcile, clock=clock, metrics=telemetry.metrics
+    )
     reader = ReadPath(
         ReaderParts(
             sides=sides,
@@ -162,7 +167,8 @@ def build_parts(
         dirty=dirty,
         shadow=shadow,
         plane=Plane(writer, Deletes(writer, sides, member, specs), reader),
-        control=_build_control(settings, sides, ledger, shadow, clock),
+        control=_build_control(settings, sides, ledger, shadow, reconciler),
+        reconciler=reconciler,
     )
 
 
@@ -176,17 +182,15 @@ def _member_settings(settings: Settings) -> MemberSettings:
 
 
 def _build_control(
-    settings: Settings, sides: Sides, ledger: Ledger, shadow: ShadowReader, clock: Clock
+    settings: Settings, sides: Sides, ledger: Ledger, shadow: ShadowReader, reconciler: Reconciler
 ) -> ControlService:
-    stores = {name: sides.store(name) for name in ("old", "new")}
+    clock = reconciler.clock
     return ControlService(
         ControlParts(
             migration=settings.migration,
             ledger=ledger,
             sides=sides,
-            switch=Switch(
-                ledger, clock, settings.switch, drain=build_drain(settings, stores, ledger, clock)
-            ),
+            switch=Switch(ledger, clock, settings.switch, drain=build_drain(reconciler)),
             engines={"old": settings.old.engine, "new": settings.new.engine},
             judge=JudgeSettings(
                 dirty_reads_max=settings.reads.dirty_keys_max,
@@ -198,15 +202,8 @@ def _build_control(
     )
 
 
-def build_drain(
-    settings: Settings, stores: Mapping[str, Store], ledger: Ledger, clock: Clock
-) -> Callable[[], Awaitable[None]]:
+def build_drain(reconciler: Reconciler) -> Callable[[], Awaitable[None]]:
     """Return what the switch calls to repair the last dirty keys while writes are held."""
-
-    # One for every drain: it remembers the writes that were given up and may still land.
-    reconciler = Reconciler(
-        stores, ledger, settings.reconcile, owner="switch", tools=Tools(clock=clock)
-    )
 
     async def drain() -> None:
         repair = Repair(reconciler.bench(), job_id=0, check=_never_interrupted)

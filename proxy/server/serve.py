@@ -7,7 +7,7 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from proxy.server.health import LeaseHealth
 from proxy.server.housekeeping import HoldWatch, Housekeeping, pay_debt
 from proxy.server.opening import Opening
 from proxy.server.parts import Parts, build_parts
+from proxy.server.reconciling import in_proxy, reconcile_beside
 from proxy.telemetry.gauges import GaugePoller
 from proxy.telemetry.logs import configure_logs
 from proxy.telemetry.observed import ObservedDataPlane
@@ -29,6 +30,7 @@ from proxy.telemetry.setup import Telemetry, build_telemetry
 log = logging.getLogger(__name__)
 
 _GRACE_S = 5.0
+_RECONCILER = "reconciler"
 
 
 async def serve(config: Config, *, insecure: bool, ready: Callable[[str], None]) -> None:
@@ -96,7 +98,9 @@ async def running(
                 host = config.settings.listen.address.rpartition(":")[0]
                 yield f"{host}:{server.port}"
             finally:
+                parts.reconciler.stop()
                 ended = await _quiesce(parts, server)
+                await _wait_for_reconciler(tasks)
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
@@ -169,7 +173,7 @@ def _chores(
         clock=clock,
         shadow=parts.shadow.gauges,
     )
-    return (
+    chores = (
         ("opening", parts.opening.run()),
         ("membership", parts.member.run()),
         ("settle", parts.settle.run()),
@@ -178,6 +182,16 @@ def _chores(
         ("hold-watch", holds.run()),
         ("gauges", gauges.run()),
     )
+    if not in_proxy(settings.reconcile, parts.stores.values()):
+        return chores
+    return (*chores, (_RECONCILER, reconcile_beside(parts.reconciler, clock)))
+
+
+async def _wait_for_reconciler(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Let the batches under way end; jobs keep their place for the next runner."""
+    running_ones = [task for task in tasks if task.get_name() == _RECONCILER]
+    if running_ones:
+        await asyncio.wait(running_ones, timeout=_GRACE_S)
 
 
 async def _quiesce(parts: Parts, server: NativeServer) -> bool:
