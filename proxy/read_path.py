@@ -20,6 +20,8 @@ from proxy.dataplane import (
     RequestContext,
     Served,
 )
+from proxy.embedding.base import Embedder
+from proxy.embedding.queries import QueryEmbedder, needs_vector
 from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable, Violation
 from proxy.ledger.base import IntentLog
 from proxy.ledger.types import Routing
@@ -42,6 +44,10 @@ from proxy.stores.sides import Sides
 T = TypeVar("T")
 _PATIENCE = 0.9
 """A read that lasted this share of a deadline was ended by it."""
+_NO_TIME_S = 0.001
+_SIDES = ("old", "new")
+_VECTOR = "the vector"
+"""Stands among the names of fields for what searches compare; no field has a space in its name."""
 
 
 class ReadChooser(Protocol):
@@ -70,6 +76,7 @@ class ReaderParts:
     clock: Clock
     specs: Mapping[str, CollectionSpec]
     observers: Sequence[ReadObserver] = ()
+    embedder: Embedder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,7 @@ class _Ask:
     collection: str
     context: RequestContext
     asked: Asked
+    vector: bool = False
 
 
 class ReadPath:
@@ -87,6 +95,7 @@ class ReadPath:
     def __init__(self, parts: ReaderParts, settings: ReadSettings) -> None:
         self._parts = parts
         self._settings = settings
+        self._queries = QueryEmbedder(parts.embedder)
         self.fenced_reads = 0
         self.fallback_reads = 0
 
@@ -254,17 +263,31 @@ class ReadPath:
         return Counted(groups=groups, served=served)
 
     async def search(self, query: SearchQuery, context: RequestContext) -> Found:
-        """Search; distance and similarity mean the same whichever store answers (R4)."""
+        """Search; distance and similarity mean the same whichever store answers (R4).
+
+        A text is embedded for the store that is asked, by that store's own model.
+        """
         routing = await self._in_force()
         asked = _asked(query.projection.fields or (), query.filter)
-        chosen = self._choose(routing, query.collection, asked.names, context)
+        vector = needs_vector(query)
+        used = set(asked.names)
+        if vector and any(_VECTOR in self._fields(name, query.collection) for name in _SIDES):
+            used.add(_VECTOR)
+        chosen = self._choose(routing, query.collection, frozenset(used), context)
         deadline_s = self._deadline_s(context)
         began_s = time.perf_counter()
+
+        async def ask(store: Store) -> SearchResult:
+            nonlocal began_s
+            started_s = time.perf_counter()
+            ready = await self._queries.for_store(query, store.schema, deadline_s)
+            # Shadow reads compare stores: what embedding takes is not theirs.
+            began_s = time.perf_counter()
+            left_s = max(deadline_s - (began_s - started_s), _NO_TIME_S)
+            return await store.search(ready, deadline_s=left_s)
+
         result, served = await self._read(
-            routing,
-            chosen,
-            lambda store: store.search(query, deadline_s=deadline_s),
-            _Ask(query.collection, context, asked),
+            routing, chosen, ask, _Ask(query.collection, context, asked, vector)
         )
         records = [hit.record for hit in result.hits]
         self._tell(routing, served, _reading(context, query, result, records, began_s))
@@ -296,8 +319,10 @@ class ReadPath:
         return chosen
 
     def _fields(self, name: str, collection: str) -> frozenset[str]:
-        """The fields a store can read back: those it stores, and those it generates."""
-        return self._parts.sides.store(name).schema.layouts[collection].stored_fields()
+        """The fields a store can read back, stored or generated; and the vector, if it has it."""
+        schema = self._parts.sides.store(name).schema
+        fields = schema.layouts[collection].stored_fields()
+        return fields if schema.collections[collection].vector is None else fields | {_VECTOR}
 
     async def _read(
         self,
@@ -322,6 +347,8 @@ class ReadPath:
             except Rejected:
                 raise
             except CrossfadeError as error:
+                if isinstance(error, Unavailable) and error.where == "embedder":
+                    raise  # no store failed, and the other one needs the same embedder
                 impatient = self._impatient(ask.context, time.perf_counter() - began_s)
                 if isinstance(error, Unavailable) and not impatient:
                     side.breaker.failed()
@@ -340,6 +367,8 @@ class ReadPath:
     def _stands_in(self, other: str, name: str, ask: _Ask) -> bool:
         """True if the other store can hold all that is asked for: half an answer is none."""
         sides, collection = self._parts.sides, ask.collection
+        if ask.vector and _VECTOR not in self._fields(other, collection):
+            return False
         return stands_in(
             self._parts.specs[collection],
             sides.store(other).schema.layouts[collection],

@@ -115,8 +115,7 @@ def search_problems(
         problems += _search_text_problems(query.text)
         if query.mode is SearchMode.HYBRID and not (0.0 <= query.alpha <= 1.0):
             problems.append(Violation(where="alpha", expected="0 to 1", got=str(query.alpha)))
-    needs_vector = query.mode is SearchMode.VECTOR
-    if needs_vector or query.vector is not None:
+    if query.mode is SearchMode.VECTOR or query.vector is not None:
         problems += _search_vector_problems(query, spec)
     return problems
 
@@ -135,6 +134,9 @@ def _search_vector_problems(query: SearchQuery, spec: CollectionSpec) -> list[Vi
         return [Violation(where="collection", expected=expected)]
     if query.mode in (SearchMode.TEXT, SearchMode.KEYWORD):
         return [Violation(where="vector", expected="none in this mode", got=shown(query.vector))]
+    if not spec.vector.given:
+        expected = "search by text: each store embeds it by its own model"
+        return [Violation(where="vector", expected=expected, got=f"mode {query.mode.value}")]
     if query.vector is None:
         expected = f"{spec.vector.dim} float32 ({4 * spec.vector.dim} bytes)"
         return [Violation(where="vector", expected=expected, got="nothing")]

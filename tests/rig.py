@@ -13,6 +13,7 @@ from proxy.config.settings import ReadSettings, WriteSettings
 from proxy.dataplane import Reading, RequestContext
 from proxy.dual_write.deletes import Deletes
 from proxy.dual_write.writer import DualWriter, WriterParts
+from proxy.embedding.base import Embedder
 from proxy.errors import CrossfadeError
 from proxy.ledger.base import Ledger
 from proxy.ledger.group_commit import AppendGroup, SettleQueue
@@ -181,6 +182,7 @@ async def replica(
     writes: WriteSettings | None = None,
     reads: ReadSettings | None = None,
     lease_s: float = 30.0,
+    embedder: Embedder | None = None,
 ) -> AsyncIterator[Rig]:
     """Run a replica; several may share a ledger and stores."""
     clock = SystemClock()
@@ -235,6 +237,7 @@ async def replica(
             clock=clock,
             specs=specs,
             observers=(seen,),
+            embedder=embedder,
         ),
         reads or ReadSettings(dirty_keys_max=10),
     )

@@ -56,6 +56,7 @@ from proxy.query import (
     Hit,
     ListQuery,
     Projection,
+    Scoring,
     SearchMode,
     SearchQuery,
     SearchResult,
@@ -108,6 +109,7 @@ class FakeDataPlane:
         fail: raised by the next call.
         gate: when set to an event, calls wait for it; `entered` is set once one does.
         pending: acknowledgements say that the secondary is pending.
+        scoring: what hits are said to be ranked by.
     """
 
     records: dict[tuple[str, Key], Record] = field(default_factory=dict)
@@ -118,6 +120,7 @@ class FakeDataPlane:
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     pending: bool = False
+    scoring: Scoring = Scoring.SIMILARITY
     answers: dict[str, WriteAck] = field(default_factory=dict)
 
     async def _enter(self, context: RequestContext, asked: object) -> None:
@@ -243,7 +246,12 @@ class FakeDataPlane:
                 assert shown is not None
                 hits.append(Hit(record=shown, distance=distance, similarity=1.0 - distance))
         hits.sort(key=lambda hit: hit.distance)
-        result = SearchResult(hits=tuple(hits[: query.limit]), metric=Metric.COSINE, indexed=True)
+        result = SearchResult(
+            hits=tuple(hits[: query.limit]),
+            metric=Metric.COSINE,
+            indexed=True,
+            scoring=self.scoring,
+        )
         return Found(result=result, served=Served(store="new", role="secondary", reason="routed"))
 
 

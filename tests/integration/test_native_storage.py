@@ -19,6 +19,7 @@ from crossfade.client import (
     Metric,
     NotFound,
     Read,
+    Scoring,
     SearchMode,
     Unimplemented,
     Update,
@@ -28,6 +29,7 @@ from crossfade.client.types import FieldValue
 from crossfade.storage.v1 import storage_pb2 as pb
 from crossfade.storage.v1 import storage_pb2_grpc
 
+from proxy import query as model
 from proxy.model import WriteOp
 from tests.wire_fakes import NOON, FakeDataPlane, packed
 from tests.wire_server import serving, target_of
@@ -277,11 +279,41 @@ async def test_hits_carry_metric_distance_similarity_and_who_served_them(
 async def test_a_mode_that_the_store_lacks_is_unimplemented_with_a_clear_message(
     client: AsyncClient,
 ) -> None:
-    for mode in SearchMode:
+    for mode in (SearchMode.TEXT, SearchMode.KEYWORD):
         with pytest.raises(Unimplemented, match=f"has no {mode.value} search"):
             await client.search_text("documents", "borrow", mode=mode)
     with pytest.raises(Unimplemented, match="has no hybrid search"):
         await client.search_hybrid("documents", "borrow", vector=[1, 0, 0, 0], alpha=0.5)
+
+
+@pytest.mark.parametrize("scoring", list(Scoring))
+async def test_a_search_says_what_its_hits_are_ranked_by(
+    client: AsyncClient, plane: FakeDataPlane, scoring: Scoring
+) -> None:
+    plane.scoring = model.Scoring(scoring.value)
+    assert (await client.search("documents", [1, 0, 0, 0])).scoring is scoring
+
+
+async def test_what_is_searched_for_says_how(client: AsyncClient, plane: FakeDataPlane) -> None:
+    vector = [1.0, 0.0, 0.0, 0.0]
+    await client.search("documents", vector)
+    for ask in (
+        client.search("documents", text="borrow", mode=SearchMode.KEYWORD),
+        client.search("documents", text="borrow", limit=3),
+        client.search("documents", vector, text="borrow", alpha=0.2, exact=True),
+        client.search_hybrid("documents", "borrow", vector=vector, alpha=0.4, limit=2),
+    ):
+        with pytest.raises(Unimplemented):
+            await ask
+    asked = [query for query in plane.seen if isinstance(query, model.SearchQuery)]
+    assert [(query.mode.value, query.text, query.limit, query.alpha) for query in asked] == [
+        ("vector", "", 10, 0.7),
+        ("keyword", "borrow", 10, 0.7),
+        ("text", "borrow", 3, 0.7),
+        ("hybrid", "borrow", 10, 0.2),
+        ("hybrid", "borrow", 2, 0.4),
+    ]
+    assert (asked[3].exact, asked[3].vector) == (True, packed(*vector))
 
 
 async def test_what_the_caller_says_of_itself_reaches_the_data_plane(

@@ -240,6 +240,20 @@ def test_a_wrong_search_is_refused(query: SearchQuery, said: str) -> None:
     assert said in found[0]
 
 
+@pytest.mark.parametrize(
+    "query", [SEARCH, replace(WORDS, mode=SearchMode.HYBRID, vector=packed(1, 0, 0, 0))]
+)
+def test_no_vector_of_a_client_is_right_for_stores_of_two_models(query: SearchQuery) -> None:
+    spec = replace(DOCUMENTS, vector=VectorSpec(dim=4, given=False))
+    (problem,) = search_problems(query, spec, LIMITS)
+    assert problem.where == "vector"
+    assert "search by text: each store embeds it by its own model" in str(problem)
+    assert (
+        search_problems(replace(query, mode=SearchMode.TEXT, text="x", vector=None), spec, LIMITS)
+        == []
+    )
+
+
 def test_a_zero_vector_is_a_fine_query_where_length_counts() -> None:
     spec = replace(DOCUMENTS, vector=VectorSpec(dim=4, metric=Metric.L2))
     assert search_problems(replace(SEARCH, vector=packed(0, 0, 0, 0)), spec, LIMITS) == []

@@ -7,6 +7,7 @@
         found = await client.search("documents", v, filter=F("source_name") == "serde")
         for hit in found.hits:
             print(hit.record.key, hit.similarity)
+        found = await client.search("documents", text="zero-copy parsing", mode=SearchMode.TEXT)
 
 `Client` has the same methods without `await`.
 """
@@ -44,6 +45,7 @@ from crossfade.client.types import (
     Page,
     Read,
     Record,
+    Scoring,
     SearchMode,
     SearchResult,
     ServedBy,
@@ -84,6 +86,7 @@ __all__ = [
     "Read",
     "Record",
     "ResourceExhausted",
+    "Scoring",
     "SearchMode",
     "SearchResult",
     "ServedBy",

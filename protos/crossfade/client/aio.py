@@ -47,8 +47,10 @@ from crossfade.storage.v1 import storage_pb2_grpc
 
 _ALL_FIELDS: Final = Read()
 _MODES: Final = {
+    SearchMode.VECTOR: pb.SEARCH_MODE_VECTOR,
     SearchMode.TEXT: pb.SEARCH_MODE_TEXT,
     SearchMode.KEYWORD: pb.SEARCH_MODE_KEYWORD,
+    SearchMode.HYBRID: pb.SEARCH_MODE_HYBRID,
 }
 
 
@@ -60,6 +62,22 @@ class Scope(TypedDict, total=False):
     attributes: Mapping[str, str]
     timeout_s: float
     retries: int
+
+
+class SearchOptions(TypedDict, total=False):
+    """How `search` searches.
+
+    mode: None: what `vector` and `text` say. alpha: HYBRID: the vector side's share, 0 to 1
+    (0.7). limit: 1 to 1000 (10). exact: True: look at every record; False: use the index; None:
+    the store decides. read: which parts of the records (every field).
+    """
+
+    mode: SearchMode | None
+    alpha: float | None
+    limit: int
+    filter: Filter | None
+    exact: bool | None
+    read: Read
 
 
 class AsyncClient:
@@ -319,25 +337,29 @@ class AsyncClient:
     async def search(
         self,
         collection: str,
-        vector: VectorLike,
+        vector: VectorLike | None = None,
         *,
-        limit: int = 10,
-        filter: Filter | None = None,
-        exact: bool | None = None,
-        read: Read = _ALL_FIELDS,
+        text: str = "",
+        **options: Unpack[SearchOptions],
     ) -> SearchResult:
-        """Return the records nearest to a vector.
+        """Return the records that fit best: near a vector, in meaning or by words.
 
-        Args:
-            exact: True: look at every record; False: use the index; None: the store decides.
+        Without a mode it is VECTOR for a vector, TEXT for a text and HYBRID for both.
+
+        Raises:
+            Unimplemented: the collection or its store has no such search.
         """
+        mode = options.get("mode") or _mode_of(vector, text)
+        filter, read = options.get("filter"), options.get("read", _ALL_FIELDS)
         request = pb.SearchRequest(
             collection=collection,
-            mode=pb.SEARCH_MODE_VECTOR,
-            vector=pack_vector(vector),
-            limit=limit,
+            mode=_MODES[mode],
+            vector=None if vector is None else pack_vector(vector),
+            text=text,
+            alpha=options.get("alpha"),
+            limit=options.get("limit", 10),
             filter=None if filter is None else filter.message,
-            exact=exact,
+            exact=options.get("exact"),
             field_mask=field_mask(read),
             include_vector=read.vector,
         )
@@ -353,21 +375,10 @@ class AsyncClient:
         filter: Filter | None = None,
         read: Read = _ALL_FIELDS,
     ) -> SearchResult:
-        """Return the records that fit a text, by its words or by its meaning.
-
-        Raises:
-            Unimplemented: the store has no such search.
-        """
-        request = pb.SearchRequest(
-            collection=collection,
-            mode=_MODES[mode],
-            text=text,
-            limit=limit,
-            filter=None if filter is None else filter.message,
-            field_mask=field_mask(read),
-            include_vector=read.vector,
+        """Return the records that fit a text, by its words or by its meaning; see `search`."""
+        return await self.search(
+            collection, text=text, mode=mode, limit=limit, filter=filter, read=read
         )
-        return read_found(await call(self._stub.Search, request, self._options))
 
     async def search_hybrid(
         self,
@@ -375,25 +386,14 @@ class AsyncClient:
         text: str,
         *,
         vector: VectorLike | None = None,
-        alpha: float = 0.7,
-        limit: int = 10,
-        filter: Filter | None = None,
-        read: Read = _ALL_FIELDS,
+        **options: Unpack[SearchOptions],
     ) -> SearchResult:
-        """Return the records that fit a text and a vector; `alpha` is the vector's share.
+        """Return the records that fit a text in meaning (or a vector) and by words."""
+        options["mode"] = SearchMode.HYBRID
+        return await self.search(collection, vector, text=text, **options)
 
-        Raises:
-            Unimplemented: the store has no such search.
-        """
-        request = pb.SearchRequest(
-            collection=collection,
-            mode=pb.SEARCH_MODE_HYBRID,
-            text=text,
-            vector=None if vector is None else pack_vector(vector),
-            alpha=alpha,
-            limit=limit,
-            filter=None if filter is None else filter.message,
-            field_mask=field_mask(read),
-            include_vector=read.vector,
-        )
-        return read_found(await call(self._stub.Search, request, self._options))
+
+def _mode_of(vector: VectorLike | None, text: str) -> SearchMode:
+    if vector is None:
+        return SearchMode.TEXT if text else SearchMode.VECTOR
+    return SearchMode.HYBRID if text else SearchMode.VECTOR

@@ -12,6 +12,7 @@ from crossfade.client.types import (
     Insert,
     ItemOutcome,
     Metric,
+    Scoring,
     SearchResult,
     Update,
     WriteAck,
@@ -23,6 +24,13 @@ _METRICS: Final = {
     pb.METRIC_COSINE: Metric.COSINE,
     pb.METRIC_DOT: Metric.DOT,
     pb.METRIC_L2: Metric.L2,
+}
+_SCORINGS: Final = {
+    pb.SCORING_UNSPECIFIED: Scoring.SIMILARITY,  # a proxy of before there were others
+    pb.SCORING_SIMILARITY: Scoring.SIMILARITY,
+    pb.SCORING_TS_RANK: Scoring.TS_RANK,
+    pb.SCORING_BM25: Scoring.BM25,
+    pb.SCORING_RECIPROCAL_RANK: Scoring.RECIPROCAL_RANK,
 }
 
 
@@ -77,5 +85,9 @@ def read_found(answer: pb.SearchResponse) -> SearchResult:
         for one in answer.hits
     ]
     return SearchResult(
-        hits=hits, metric=_METRICS[answer.metric], indexed=answer.indexed, served_by=served
+        hits=hits,
+        metric=_METRICS[answer.metric],
+        indexed=answer.indexed,
+        served_by=served,
+        scoring=_SCORINGS[answer.scoring],
     )

@@ -44,12 +44,29 @@ class Metric(Enum):
 
 
 class SearchMode(Enum):
-    """How `search_text` looks for a text."""
+    """How to search."""
 
+    VECTOR = "vector"
+    """Nearest to a vector."""
     TEXT = "text"
     """By meaning: the server embeds the text."""
     KEYWORD = "keyword"
-    """By its words."""
+    """By words, as web searches take them: all of them; "side by side"; or; -not."""
+    HYBRID = "hybrid"
+    """By meaning (or a vector) and by words."""
+
+
+class Scoring(Enum):
+    """What the similarity of a hit is; greater is better in each."""
+
+    SIMILARITY = "similarity"
+    """Of the distance: see Metric."""
+    TS_RANK = "ts_rank"
+    """PostgreSQL's rank of a match of words."""
+    BM25 = "bm25"
+    """BM25 of a match of words."""
+    RECIPROCAL_RANK = "reciprocal_rank"
+    """Of a hybrid search: the weighted sum of the reciprocal ranks on both sides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +211,12 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A record that was found; `distance` is raw, `similarity` greater when nearer."""
+    """A record that was found.
+
+    Attributes:
+        distance: raw, in the metric; 0 for searches by words and hybrid ones.
+        similarity: greater is better; what it is, `SearchResult.scoring` says.
+    """
 
     record: Record
     distance: float
@@ -209,3 +231,4 @@ class SearchResult:
     metric: Metric
     indexed: bool
     served_by: ServedBy
+    scoring: Scoring = Scoring.SIMILARITY

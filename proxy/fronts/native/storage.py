@@ -16,6 +16,7 @@ from proxy.fronts.native.requests import RequestReader
 from proxy.fronts.native.rpc import Reply, Stream, Unary, log_unexpected
 from proxy.fronts.native.values import RecordWriter, fill_key, fill_value
 from proxy.model import CollectionSpec, Metric, Write
+from proxy.query import Scoring
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["StorageService"].full_name
 
@@ -23,6 +24,12 @@ _METRICS: Final[Mapping[Metric, pb.Metric.ValueType]] = {
     Metric.COSINE: pb.METRIC_COSINE,
     Metric.DOT: pb.METRIC_DOT,
     Metric.L2: pb.METRIC_L2,
+}
+_SCORINGS: Final[Mapping[Scoring, pb.Scoring.ValueType]] = {
+    Scoring.SIMILARITY: pb.SCORING_SIMILARITY,
+    Scoring.TS_RANK: pb.SCORING_TS_RANK,
+    Scoring.BM25: pb.SCORING_BM25,
+    Scoring.RECIPROCAL_RANK: pb.SCORING_RECIPROCAL_RANK,
 }
 
 
@@ -192,11 +199,13 @@ class StorageService:
         return Reply(answer)
 
     async def search(self, request: pb.SearchRequest, context: RequestContext) -> Reply:
-        """Find the nearest records."""
+        """Find the records that fit best."""
         spec, query = self._reader.search(request)
         found = await self._plane.search(query, context)
         answer = pb.SearchResponse(
-            metric=_METRICS[found.result.metric], indexed=found.result.indexed
+            metric=_METRICS[found.result.metric],
+            indexed=found.result.indexed,
+            scoring=_SCORINGS[found.result.scoring],
         )
         writer = self._writers[spec.name]
         for hit in found.result.hits:

@@ -92,11 +92,11 @@ class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode
     SEARCH_MODE_VECTOR: _SearchMode.ValueType  # 1
     """Nearest to `vector`."""
     SEARCH_MODE_TEXT: _SearchMode.ValueType  # 2
-    """Nearest in meaning to `text`, embedded on the server."""
+    """Nearest in meaning to `text`, embedded on the server by the model of the store that answers."""
     SEARCH_MODE_KEYWORD: _SearchMode.ValueType  # 3
-    """The words of `text`."""
+    """The words of `text`, as web searches take them: all of them; "side by side"; or; -not."""
     SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 4
-    """Both, fused by `alpha`."""
+    """TEXT (or VECTOR, if a vector is given) and KEYWORD, their ranks fused by `alpha`."""
 
 class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
     """---------------------------------------------------------------- search"""
@@ -106,11 +106,11 @@ SEARCH_MODE_UNSPECIFIED: SearchMode.ValueType  # 0
 SEARCH_MODE_VECTOR: SearchMode.ValueType  # 1
 """Nearest to `vector`."""
 SEARCH_MODE_TEXT: SearchMode.ValueType  # 2
-"""Nearest in meaning to `text`, embedded on the server."""
+"""Nearest in meaning to `text`, embedded on the server by the model of the store that answers."""
 SEARCH_MODE_KEYWORD: SearchMode.ValueType  # 3
-"""The words of `text`."""
+"""The words of `text`, as web searches take them: all of them; "side by side"; or; -not."""
 SEARCH_MODE_HYBRID: SearchMode.ValueType  # 4
-"""Both, fused by `alpha`."""
+"""TEXT (or VECTOR, if a vector is given) and KEYWORD, their ranks fused by `alpha`."""
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
 
 class _Metric:
@@ -138,6 +138,40 @@ METRIC_DOT: Metric.ValueType  # 2
 METRIC_L2: Metric.ValueType  # 3
 """Euclidean. similarity = 1 / (1 + distance)."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
+
+class _Scoring:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScoringEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scoring.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCORING_UNSPECIFIED: _Scoring.ValueType  # 0
+    SCORING_SIMILARITY: _Scoring.ValueType  # 1
+    """VECTOR and TEXT: of `distance`, as `Metric` says."""
+    SCORING_TS_RANK: _Scoring.ValueType  # 2
+    """KEYWORD: ts_rank of PostgreSQL."""
+    SCORING_BM25: _Scoring.ValueType  # 3
+    """KEYWORD: BM25 (k1 1.2, b 0.75)."""
+    SCORING_RECIPROCAL_RANK: _Scoring.ValueType  # 4
+    """HYBRID, in every store: alpha / (60 + rank by vector) + (1 - alpha) / (60 + rank by words),
+    ranks from 1; a side that lacks the record adds nothing.
+    """
+
+class Scoring(_Scoring, metaclass=_ScoringEnumTypeWrapper):
+    """What `similarity` is. Greater is better in each."""
+
+SCORING_UNSPECIFIED: Scoring.ValueType  # 0
+SCORING_SIMILARITY: Scoring.ValueType  # 1
+"""VECTOR and TEXT: of `distance`, as `Metric` says."""
+SCORING_TS_RANK: Scoring.ValueType  # 2
+"""KEYWORD: ts_rank of PostgreSQL."""
+SCORING_BM25: Scoring.ValueType  # 3
+"""KEYWORD: BM25 (k1 1.2, b 0.75)."""
+SCORING_RECIPROCAL_RANK: Scoring.ValueType  # 4
+"""HYBRID, in every store: alpha / (60 + rank by vector) + (1 - alpha) / (60 + rank by words),
+ranks from 1; a side that lacks the record adds nothing.
+"""
+Global___Scoring: _TypeAlias = Scoring  # noqa: Y015
 
 @_typing.final
 class Value(_message.Message):
@@ -1374,7 +1408,9 @@ class SearchRequest(_message.Message):
     collection: _builtins.str
     mode: Global___SearchMode.ValueType
     vector: _builtins.bytes
-    """VECTOR, and optional for HYBRID: float32, little endian, packed, 4 * dim bytes."""
+    """VECTOR, and optional for HYBRID: float32, little endian, packed, 4 * dim bytes. Refused where
+    the two stores hold vectors of different models: no vector is right for both.
+    """
     text: _builtins.str
     """TEXT, KEYWORD and HYBRID: 1 to 10000 characters."""
     alpha: _builtins.float
@@ -1386,7 +1422,7 @@ class SearchRequest(_message.Message):
     include_vector: _builtins.bool
     @_builtins.property
     def filter(self) -> Global___Filter:
-        """Absent: every record that has a vector."""
+        """Absent: every record that has a vector, or the words."""
 
     @_builtins.property
     def field_mask(self) -> _field_mask_pb2.FieldMask:
@@ -1433,9 +1469,11 @@ class SearchResponse(_message.Message):
     METRIC_FIELD_NUMBER: _builtins.int
     INDEXED_FIELD_NUMBER: _builtins.int
     SERVED_BY_FIELD_NUMBER: _builtins.int
+    SCORING_FIELD_NUMBER: _builtins.int
     metric: Global___Metric.ValueType
     indexed: _builtins.bool
-    """An approximate index was used."""
+    """An approximate index of vectors was used."""
+    scoring: Global___Scoring.ValueType
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """Best first, ties by key ascending."""
@@ -1449,10 +1487,11 @@ class SearchResponse(_message.Message):
         metric: Global___Metric.ValueType = ...,
         indexed: _builtins.bool = ...,
         served_by: Global___ServedBy | None = ...,
+        scoring: Global___Scoring.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["served_by", b"served_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "indexed", b"indexed", "metric", b"metric", "served_by", b"served_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "indexed", b"indexed", "metric", b"metric", "scoring", b"scoring", "served_by", b"served_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1466,9 +1505,9 @@ class Hit(_message.Message):
     DISTANCE_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     distance: _builtins.float
-    """Raw, in the metric; smaller is nearer."""
+    """Raw, in the metric; smaller is nearer. 0 for KEYWORD and HYBRID."""
     similarity: _builtins.float
-    """Greater is nearer; means the same whichever store answered."""
+    """Greater is better; what it is, SearchResponse.scoring says."""
     @_builtins.property
     def record(self) -> Global___Record: ...
     def __init__(
