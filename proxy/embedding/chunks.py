@@ -1,0 +1,89 @@
+"""Which of the waiting texts are computed together: near in length, within a bound (pure)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TEXTS_MAX = 32
+CHARACTERS_MAX = 4096
+_TEXT_CHARACTERS_MIN = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One text in the worker."""
+
+    text_id: int
+    model: str
+    urgent: bool
+    text: str
+
+
+class Pieces:
+    """The texts that wait in the worker.
+
+    A chunk starts with the oldest text, those of a search first, and takes those of the same
+    model that are nearest to it in length: padding stays small, and nothing starves.
+
+    Args:
+        characters_max: a chunk's texts times the length of its longest, at most.
+        clipped: characters past which a model no longer reads (it cuts the text): by model.
+    """
+
+    def __init__(self, *, clipped: dict[str, int], characters_max: int = CHARACTERS_MAX) -> None:
+        self._characters_max = characters_max
+        self._clipped = clipped
+        self._waiting: dict[int, Piece] = {}
+        self._by_length: dict[tuple[str, bool], list[tuple[int, int]]] = {}
+        self._urgent: dict[int, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, pieces: Sequence[Piece]) -> None:
+        """Let texts wait, in this order."""
+        for piece in pieces:
+            self._waiting[piece.text_id] = piece
+            if piece.urgent:
+                self._urgent[piece.text_id] = None
+            lengths = self._by_length.setdefault((piece.model, piece.urgent), [])
+            insort(lengths, (self._length(piece), piece.text_id))
+
+    def take(self) -> list[Piece]:
+        """Return the next chunk; [] if nothing waits."""
+        first_id = next(iter(self._urgent), None)
+        if first_id is None:
+            first_id = next(iter(self._waiting), None)
+        if first_id is None:
+            return []
+        first = self._waiting[first_id]
+        lengths = self._by_length[first.model, first.urgent]
+        start, end = self._around(lengths, bisect_left(lengths, (self._length(first), first_id)))
+        taken = [text_id for _, text_id in lengths[start:end]]
+        del lengths[start:end]
+        for text_id in taken:
+            self._urgent.pop(text_id, None)
+        return [self._waiting.pop(text_id) for text_id in taken]
+
+    def _around(self, lengths: list[tuple[int, int]], at: int) -> tuple[int, int]:
+        """Return the slice of texts around `at` that fits, widened towards the nearer side."""
+        start, end = at, at + 1
+        while end - start < TEXTS_MAX:
+            room = self._characters_max // (end - start + 1)
+            up = end < len(lengths) and lengths[end][0] <= room
+            down = start > 0 and lengths[end - 1][0] <= room
+            if up and down:
+                up = lengths[end][0] - lengths[at][0] < lengths[at][0] - lengths[start - 1][0]
+            if up:
+                end += 1
+            elif down:
+                start -= 1
+            else:
+                break
+        return start, end
+
+    def _length(self, piece: Piece) -> int:
+        length = min(len(piece.text), self._clipped.get(piece.model, self._characters_max))
+        return max(length, _TEXT_CHARACTERS_MIN)

@@ -1,0 +1,94 @@
+"""The models in the worker's memory: the one file that knows sentence-transformers and torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from proxy.embedding.frames import Start
+
+_CHARACTERS_A_TOKEN = 4
+
+
+class NoVector(Exception):
+    """A text has no vector: the model gave none, or one that is not a direction."""
+
+
+class Encoder:
+    """One loaded model; `encode` may be called from several threads at once."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.dim = int(model.get_embedding_dimension())
+        tokens_max = model.max_seq_length
+        self.characters_max = _CHARACTERS_A_TOKEN * int(tokens_max) if tokens_max else 1 << 20
+        self._lock_tokeniser()
+
+    def _lock_tokeniser(self) -> None:
+        # A fast tokeniser fails ("Already borrowed") when two threads use it at once. It takes a
+        # hundredth of the time of the model, which runs outside this lock.
+        lock = threading.Lock()
+        preprocess = self._model.preprocess
+
+        def one_at_a_time(*args: Any, **kwargs: Any) -> Any:
+            with lock:
+                return preprocess(*args, **kwargs)
+
+        self._model.preprocess = one_at_a_time
+
+    def encode(self, texts: Sequence[str], *, urgent: bool) -> bytes:
+        """Return the packed vectors of the texts, in this order.
+
+        Args:
+            urgent: they are searches; a model with prompts of its own has another one for those.
+
+        Raises:
+            NoVector: a vector has the wrong shape, is not finite, or has no length.
+        """
+        encode = self._model.encode_query if urgent else self._model.encode_document
+        made = encode(
+            list(texts),
+            batch_size=len(texts),
+            show_progress_bar=False,
+            convert_to_numpy=True,
+            normalize_embeddings=True,
+        )
+        vectors = np.asarray(made, dtype="<f4")
+        if vectors.shape != (len(texts), self.dim):
+            raise NoVector(
+                f"the model gave shape {vectors.shape} instead of {(len(texts), self.dim)}"
+            )
+        lengths = np.linalg.norm(vectors, axis=1)
+        if not np.isfinite(lengths).all():
+            raise NoVector("the model gave a vector that is not finite")
+        if not (np.abs(lengths - 1.0) < 1e-3).all():
+            raise NoVector("the model gave a vector without a direction (length 0)")
+        return bytes(vectors.tobytes())
+
+
+def load(start: Start, model: str) -> Encoder:
+    """Load one model; whatever goes wrong is raised as the library's own error."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(start.lane_threads)
+    loaded = SentenceTransformer(
+        start.locations[model],
+        device="cpu",
+        backend=start.backend,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    encoder = Encoder(loaded)
+    encoder.encode(["warm"], urgent=True)
+    return encoder
+
+
+def use_threads(threads: int) -> None:
+    """Set how many threads a computation of the calling thread may use."""
+    import torch
+
+    torch.set_num_threads(threads)

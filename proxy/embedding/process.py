@@ -1,0 +1,291 @@
+"""The embedder whose models run in a process of their own: the event loop never stalls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from proxy.clock import Clock
+from proxy.config.settings import EmbedderSettings
+from proxy.embedding.frames import Refused, Start
+from proxy.embedding.link import WorkerLink, start_worker
+from proxy.embedding.locate import locate
+from proxy.embedding.text_queue import TextQueue
+from proxy.errors import ConfigInvalid, CrossfadeError, Rejected, Unavailable, Violation
+
+log = logging.getLogger(__name__)
+
+_RESTART_S = (0.1, 0.5, 2.0, 10.0)
+_LANES_MAX = 8
+_PAGE_BYTES = 4096
+
+
+class ProcessEmbedder:
+    """Meets `proxy.embedding.base.Embedder` with one worker process for all models.
+
+    Texts of all callers wait in one queue; the worker holds at most a batch of them, so that it
+    is never idle and a later caller is not behind a long queue in the worker. A dead worker fails
+    those who wait and is started anew, with a growing pause between failures.
+    """
+
+    def __init__(self, settings: EmbedderSettings, models: Collection[str], clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._start = _start(settings, models)
+        self._window = max(settings.batch_texts_max, 2 * self._start.lanes)
+        self._queue = TextQueue(texts_max=settings.queue_texts_max)
+        self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        self._dims: dict[str, int] = {}
+        self._link: WorkerLink | None = None
+        self._down = "it was not opened"
+        self._heard_s = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._gathering: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        link = await start_worker(self._start, timeout_s=self._settings.start_timeout_s)
+        self._up(link)
+        self._tasks = [
+            asyncio.create_task(self._supervise(link), name="embedder"),
+            asyncio.create_task(self._watch(), name="embedder-watch"),
+        ]
+
+    async def close(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        if self._gathering is not None:
+            tasks.append(self._gathering)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        link = self._link
+        self._went_down("it was closed")
+        if link is not None:
+            await link.stop()
+
+    def dim(self, model: str) -> int:
+        if model not in self._dims:
+            raise ConfigInvalid(
+                f"The embedder has no model {model!r}.",
+                (Violation(where="model", expected=f"one of {', '.join(sorted(self._dims))}"),),
+            )
+        return self._dims[model]
+
+    async def documents(
+        self, model: str, texts: Sequence[str], *, deadline_s: float
+    ) -> list[bytes]:
+        # A call larger than the queue goes through it in parts.
+        step = max(1, self._settings.queue_texts_max // 2)
+        found: list[bytes] = []
+        with _deadline(deadline_s):
+            async with asyncio.timeout(deadline_s):
+                for start in range(0, len(texts), step):
+                    found += await self._embed(model, texts[start : start + step], urgent=False)
+        return found
+
+    async def query(self, model: str, text: str, *, deadline_s: float) -> bytes:
+        key = (model, text)
+        if key in self._cache:
+            self._counts["query_cache_hits"] += 1
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        self._counts["query_cache_misses"] += 1
+        with _deadline(deadline_s):
+            async with asyncio.timeout(deadline_s):
+                (vector,) = await self._embed(model, [text], urgent=True)
+        if self._settings.query_cache:
+            self._cache[key] = vector
+            while len(self._cache) > self._settings.query_cache:
+                self._cache.popitem(last=False)
+        return vector
+
+    def stats(self) -> Mapping[str, float]:
+        names = ("texts", "batches", "texts_refused", "restarts")
+        cache = ("query_cache_hits", "query_cache_misses")
+        return {
+            "up": float(self._link is not None),
+            "texts_waiting": float(
+                self._queue.waiting(urgent=False) + self._queue.waiting(urgent=True)
+            ),
+            "texts_computing": float(
+                self._queue.outstanding(urgent=False) + self._queue.outstanding(urgent=True)
+            ),
+            "texts_joined": float(self._queue.joined),
+            **{name: float(self._counts[name]) for name in (*names, *cache)},
+            "worker_bytes": float(_resident_bytes(self._link.pid) if self._link else 0),
+        }
+
+    async def _embed(self, model: str, texts: Sequence[str], *, urgent: bool) -> list[bytes]:
+        self.dim(model)
+        _check_texts(texts)
+        if self._link is None:
+            raise Unavailable(
+                f"The embedder is down: {self._down}.", where="embedder", hint="Try again."
+            )
+        if not texts:
+            return []
+        done = asyncio.Event()
+        try:
+            call = self._queue.add(model, texts, urgent=urgent, on_done=done.set)
+        except Rejected:
+            self._counts["texts_refused"] += len(texts)
+            raise
+        try:
+            self._gather(urgent=urgent)
+            await done.wait()
+            return call.vectors()
+        finally:
+            self._queue.drop(call)
+
+    def _gather(self, *, urgent: bool) -> None:
+        """Send now what must not wait for company; let the rest wait a little."""
+        wait_s = self._settings.batch_wait_ms / 1000
+        full = self._queue.waiting(urgent=False) >= self._settings.batch_texts_max
+        if urgent or full or not wait_s:
+            self._pump()
+        elif self._gathering is None:
+            self._gathering = asyncio.create_task(self._pump_after(wait_s), name="embedder-batch")
+
+    async def _pump_after(self, wait_s: float) -> None:
+        try:
+            await self._clock.sleep(wait_s)
+        finally:
+            self._gathering = None
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send texts to the worker, as many as it may hold; searches beside them."""
+        if self._link is None:
+            return
+        for urgent in (True, False):
+            while (room := self._window - self._queue.outstanding(urgent=urgent)) > 0:
+                texts_max = min(room, self._settings.batch_texts_max)
+                embed = self._queue.take(urgent=urgent, texts_max=texts_max)
+                if embed is None:
+                    break
+                if self._idle_before(len(embed.ids)):
+                    self._heard_s = self._clock.monotonic_s()
+                self._counts["batches"] += 1
+                self._link.send(embed)
+
+    def _idle_before(self, sent: int) -> bool:
+        outstanding = self._queue.outstanding(urgent=False) + self._queue.outstanding(urgent=True)
+        return outstanding == sent
+
+    async def _supervise(self, link: WorkerLink) -> None:
+        """Take answers from the worker; start another when it dies."""
+        while True:
+            try:
+                await self._listen(link)
+            except CrossfadeError as error:
+                log.warning("The embedding worker is gone; it is started anew: %s", error)
+                self._went_down(error.message)
+            await link.stop()
+            link = await self._start_again()
+            self._up(link)
+
+    async def _listen(self, link: WorkerLink) -> None:
+        while True:
+            answer = await link.receive()
+            self._heard_s = self._clock.monotonic_s()
+            if isinstance(answer, Refused):
+                self._counts["texts_refused"] += len(answer.ids)
+                self._queue.refuse(
+                    answer.ids,
+                    Unavailable(
+                        f"The model gave no vector for a text: {answer.message}.",
+                        where="embedder",
+                    ),
+                )
+            else:
+                self._counts["texts"] += len(answer.by_id)
+                self._queue.settle(answer.by_id)
+            self._pump()
+
+    async def _start_again(self) -> WorkerLink:
+        failures = 0
+        while True:
+            await self._clock.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
+            self._counts["restarts"] += 1
+            try:
+                return await start_worker(self._start, timeout_s=self._settings.start_timeout_s)
+            except (CrossfadeError, OSError) as error:
+                failures += 1
+                self._down = str(error)
+                log.warning("The embedding worker does not start (%d): %s", failures, error)
+
+    async def _watch(self) -> None:
+        """End a worker that has texts and has said nothing for the deadline of a text."""
+        limit_s = self._settings.deadline_s
+        while True:
+            await self._clock.sleep(limit_s / 4)
+            silent_s = self._clock.monotonic_s() - self._heard_s
+            if self._link is not None and not self._idle_before(0) and silent_s > limit_s:
+                log.warning(
+                    "The embedding worker has said nothing for %.1f s; it is ended", silent_s
+                )
+                self._link.kill()
+
+    def _up(self, link: WorkerLink) -> None:
+        self._link = link
+        self._dims = dict(link.dims)
+        self._heard_s = self._clock.monotonic_s()
+
+    def _went_down(self, why: str) -> None:
+        self._link = None
+        self._down = why.rstrip(".")
+        self._queue.fail_all(
+            Unavailable(
+                f"The embedder went down: {self._down}.", where="embedder", hint="Try again."
+            )
+        )
+
+
+class _deadline:  # noqa: N801 - reads as a function
+    """Turns the end of the deadline into the contract's error."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise Unavailable(
+                f"The embedder gave no answer within {self._deadline_s:g} s.",
+                where="embedder",
+                hint="Try again; send fewer texts at once.",
+            ) from error
+
+
+def _start(settings: EmbedderSettings, models: Collection[str]) -> Start:
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    lanes = min(threads, _LANES_MAX)
+    return Start(
+        locations={model: locate(model) for model in sorted(set(models))},
+        backend=settings.backend,
+        lanes=lanes,
+        lane_threads=max(1, threads // lanes),
+    )
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    for at, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            where = Violation(where=f"texts[{at}]", expected="valid Unicode", got=repr(text[:40]))
+            raise Rejected("A text to embed is not valid Unicode.", violations=(where,)) from error
+
+
+def _resident_bytes(pid: int) -> int:
+    """Return the memory of a process that is in RAM; 0 where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    return 0
