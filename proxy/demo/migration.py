@@ -15,24 +15,38 @@ from crossfade.client import CallError
 from crossfade.client.control import ControlClient
 
 from proxy.demo.account import read_account
-from proxy.demo.checks import compare, lost_writes, read_contents
+from proxy.demo.checks import compare, lost_writes
 from proxy.demo.clients import Orders
-from proxy.demo.corpus import Corpus
-from proxy.demo.embedded_pg import Databases
-from proxy.demo.load import create_schemas, load_old
 from proxy.demo.narrator import Narrator
-from proxy.demo.options import DemoOptions, Pace
-from proxy.demo.plan import Plan, key_of
+from proxy.demo.options import DemoOptions
 from proxy.demo.processes import Child, ChildFailed, Household, usage
+from proxy.demo.scenario import Profile, Scenario, Stores
 from proxy.demo.settings import write_settings
 from proxy.demo.verdict import Findings
-from proxy.demo.walk import Stage, walk
-from proxy.errors import CrossfadeError
+from proxy.demo.walk import Commands, Stage, walk
+from proxy.errors import CrossfadeError, Rejected
 
-_READY_S = 30.0
+_READY_S = 60.0  # a proxy that loads a model takes its time
 _QUIET_S = 30.0
 _POLL_S = 0.1
+_REPLICAS = 2
 _CLI = ("-m", "proxy.cli.main")
+
+
+def replicas_of(options: DemoOptions, profile: Profile) -> int:
+    """Return how many proxies a run has.
+
+    Raises:
+        Rejected: more were asked for than the new store allows.
+    """
+    if options.replicas is None:
+        return min(_REPLICAS, profile.replicas_max)
+    if not 1 <= options.replicas <= profile.replicas_max:
+        raise Rejected(
+            f"{options.replicas} replicas are not possible; expected 1 to {profile.replicas_max} "
+            f"for {profile.preset}."
+        )
+    return options.replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,53 +58,55 @@ class Migration:
     """
 
     options: DemoOptions
-    pace: Pace
-    corpus: Corpus
-    plan: Plan
+    scenario: Scenario
     scratch: Path
     narrator: Narrator
     findings: Findings
 
-    async def run(self, dsns: Databases, household: Household) -> None:
-        """Do everything between two existing databases and the verdict.
+    async def run(self, stores: Stores, household: Household) -> None:
+        """Do everything between the databases, made and empty, and the verdict.
 
         Raises:
             CrossfadeError: a step was refused, or a process of the demo died.
         """
-        self.findings.engine = dsns.engine
-        self.narrator.fact("databases", dsns.engine)
-        await self._load(dsns)
+        self.findings.engine = stores.engine
+        self.narrator.fact("databases", stores.engine)
+        await self._load(stores)
         config = self.scratch / "crossfade.yaml"
-        write_settings(config, dsns, self.pace)
+        write_settings(config, stores, self.scenario)
         addresses = await self._start_proxies(household, config)
-        await household.start("reconciler", [*_CLI, "reconcile", "--config", str(config)])
+        if not self.scenario.profile.reconciler_inside:
+            await household.start("reconciler", [*_CLI, "reconcile", "--config", str(config)])
         async with ControlClient(addresses[0]) as control:
             stage = Stage(
                 control=control,
                 household=household,
                 narrator=self.narrator,
                 findings=self.findings,
-                pace=self.pace,
-                databases=dsns,
-                config=str(config),
+                scenario=self.scenario,
+                stores=stores,
+                commands=self._commands(config, addresses[0]),
                 damage=self.options.damage,
-                quiet=[key_of(document) for document in self.plan.quiet],
             )
             async with self._live_clients(household, addresses):
                 await walk(stage)
                 self.findings.processes = household.usage()
-                if dsns.server_pid is not None:
-                    self.findings.processes["postgresql"] = usage(dsns.server_pid)
+                if stores.server_pid is not None:
+                    self.findings.processes["postgresql"] = usage(stores.server_pid)
             await self._settle_down(control)
-        await self._check(dsns)
+        await self._check(stores)
 
-    async def _load(self, dsns: Databases) -> None:
-        async with self.narrator.step("load", "the old database"):
-            await asyncio.to_thread(create_schemas, dsns.old, dsns.new)
-            await asyncio.to_thread(load_old, dsns.old, self.corpus.documents)
+    async def _load(self, stores: Stores) -> None:
+        async with self.narrator.step("load", "the old store") as note:
+            note(await self.scenario.load(stores))
+
+    def _commands(self, config: Path, address: str) -> Commands:
+        if self.scenario.profile.reconciler_inside:
+            return Commands(config="", address=address)
+        return Commands(config=str(config), address=address)
 
     async def _start_proxies(self, household: Household, config: Path) -> list[str]:
-        count = self.options.replicas
+        count = replicas_of(self.options, self.scenario.profile)
         async with self.narrator.step("serve", f"{count} proxy processes"):
             children = [
                 await household.start(
@@ -112,6 +128,7 @@ class Migration:
         corpus = self.options.corpus
         Orders(
             addresses=addresses,
+            preset=self.options.preset,
             seed=self.findings.seed,
             corpus=str(corpus) if corpus else "",
             quick=self.options.quick,
@@ -166,10 +183,10 @@ class Migration:
                 f"{status.unsettled} writes are still open, {dict(status.dirty)} keys dirty"
             )
 
-    async def _check(self, dsns: Databases) -> None:
+    async def _check(self, stores: Stores) -> None:
         findings = self.findings
-        async with self.narrator.step("check", "straight from PostgreSQL") as note:
-            contents = await asyncio.to_thread(read_contents, dsns.old, dsns.new)
+        async with self.narrator.step("check", "straight from both stores") as note:
+            contents = await asyncio.to_thread(self.scenario.contents, stores)
             findings.rows = {"old": contents.rows("old"), "new": contents.rows("new")}
             findings.matched, findings.differences = compare(contents, primary="new")
             expected = findings.account.expected if findings.account else ()
@@ -178,6 +195,7 @@ class Migration:
                 f"{findings.matched} rows equal, {len(findings.differences)} differ, "
                 f"{len(findings.lost)} of {len(expected)} live keys lost"
             )
+            findings.complaints = await self.scenario.inspect(contents, expected)
 
 
 async def _address(child: Child) -> str:

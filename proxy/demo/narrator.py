@@ -19,11 +19,16 @@ _NAME_WIDTH = 17
 
 @dataclass(slots=True)
 class Narrator:
-    """Prints steps to a console; a terminal also gets a line that moves while a step runs."""
+    """Prints steps to a console; a terminal also gets a line that moves while a step runs.
+
+    Attributes:
+        steps: (name, seconds) of every step that was done, in order.
+    """
 
     console: Console
     started_s: float = field(default_factory=time.monotonic)
     counts: Mapping[str, int] = field(default_factory=dict)
+    steps: list[tuple[str, float]] = field(default_factory=list)
     _status: Status | None = None
     _doing: str = ""
 
@@ -50,6 +55,7 @@ class Narrator:
         except BaseException:
             self._line("[red]✗[/red]", name, began_s, notes)
             raise
+        self.steps.append((name, time.monotonic() - began_s))
         self._line("[green]✓[/green]", name, began_s, notes)
 
     def doing(self, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+PRESETS = ("doc-server", "work-items")
 DAMAGE_KINDS = ("changed", "removed", "added")
 
 
@@ -13,22 +14,24 @@ class DemoOptions:
     """One run of the demo, as the command line gives it.
 
     Attributes:
+        preset: which migration, out of PRESETS.
         out: directory of report.json and report.html; made if it is missing.
-        corpus: a parquet file of documents; None looks for ../shared/data, then harvests the
+        corpus: a file of the preset's data; None looks for ../shared/data, then harvests the
             documentation strings of this Python.
         seed: of every random choice; None draws one (it is printed and reported).
         quick: a small corpus and short phases, for tests.
         damage: kinds out of DAMAGE_KINDS; each spoils one row behind the proxy's back before
             the last verify, which must then name it (a test of the demo itself).
-        replicas: proxy processes, 1..4.
+        replicas: proxy processes; None for as many as the preset's demo has.
     """
 
+    preset: str = "doc-server"
     out: Path = Path("demo-report")
     corpus: Path | None = None
     seed: int | None = None
     quick: bool = False
     damage: tuple[str, ...] = ()
-    replicas: int = 2
+    replicas: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,19 +17,17 @@ from pathlib import Path
 from crossfade.client import CallError
 from rich.console import Console
 
-from proxy.demo.corpus import Corpus, load_corpus
 from proxy.demo.damage import check_kinds
 from proxy.demo.embedded_pg import databases
-from proxy.demo.migration import Migration
+from proxy.demo.migration import Migration, replicas_of
 from proxy.demo.narrator import Narrator
-from proxy.demo.options import DemoOptions, pace_of
-from proxy.demo.plan import make_plan
+from proxy.demo.options import DemoOptions
 from proxy.demo.processes import Guard, Household
+from proxy.demo.scenarios import check_preset, prepare
 from proxy.demo.verdict import Findings, build_report
 from proxy.demo.verdict_table import conclude
-from proxy.errors import CrossfadeError, Rejected
+from proxy.errors import CrossfadeError
 
-_REPLICAS_MAX = 4
 _INTERRUPTED = 130
 _TEMPORARY_MAX = 48  # a socket's whole path may have a hundred characters or so
 
@@ -47,10 +45,7 @@ async def run(options: DemoOptions, *, as_json: bool = False) -> int:
         Unavailable: there is no PostgreSQL to run it on.
     """
     check_kinds(options.damage)
-    if not 1 <= options.replicas <= _REPLICAS_MAX:
-        raise Rejected(
-            f"{options.replicas} replicas are not possible; expected 1 to {_REPLICAS_MAX}."
-        )
+    check_preset(options.preset)
     narrator = Narrator(console=Console(stderr=as_json))
     work = asyncio.ensure_future(_run(options, narrator, as_json=as_json))
     interrupted = asyncio.Event()
@@ -75,21 +70,28 @@ async def run(options: DemoOptions, *, as_json: bool = False) -> int:
 
 
 async def _run(options: DemoOptions, narrator: Narrator, *, as_json: bool) -> int:
-    pace = pace_of(options)
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    narrator.title("Crossfade demo: a live document store moves to its new schema")
-    corpus = await asyncio.to_thread(load_corpus, options.corpus, pace)
-    _introduce(narrator, corpus, seed)
+    began_s = time.monotonic()
+    scenario = await asyncio.to_thread(prepare, options, seed)
+    profile = scenario.profile
+    replicas_of(options, profile)
+    narrator.title(f"Crossfade demo: {profile.title}")
+    for name, text in (*scenario.facts(), ("seed", str(seed))):
+        narrator.fact(name, text)
     findings = Findings(
-        started_at=dt.datetime.now(dt.UTC), seed=seed, engine="", corpus=corpus.summary()
+        started_at=dt.datetime.now(dt.UTC),
+        migration=profile.migration,
+        preset=profile.preset,
+        seed=seed,
+        engine="",
+        corpus=scenario.about(),
     )
+    findings.timeline.started_s = began_s
     try:
         with Guard() as guard, _scratch(guard) as scratch:
             migration = Migration(
                 options=options,
-                pace=pace,
-                corpus=corpus,
-                plan=make_plan(corpus, seed=seed, writers=pace.writers),
+                scenario=scenario,
                 scratch=scratch,
                 narrator=narrator,
                 findings=findings,
@@ -98,8 +100,9 @@ async def _run(options: DemoOptions, narrator: Narrator, *, as_json: bool) -> in
     finally:
         narrator.hush()
     findings.duration_s = time.monotonic() - findings.timeline.started_s
-    report = build_report(findings, pace)
-    await asyncio.to_thread(conclude, report, findings, pace, options.out, narrator)
+    findings.steps = narrator.steps
+    report = build_report(findings, scenario.pace)
+    await asyncio.to_thread(conclude, report, findings, scenario.pace, options.out, narrator)
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     return 0 if report["passed"] else 1
@@ -112,24 +115,17 @@ async def _guarded(migration: Migration, guard: Guard) -> None:
         Unavailable: there is no PostgreSQL to run it on.
     """
     scratch = migration.scratch
-    with databases(scratch / "pg") as dsns:
-        if dsns.server_pid is not None:
-            guard.process(dsns.server_pid, signal.SIGINT)
+    names = migration.scenario.profile.databases
+    with databases(scratch / "pg", names, scratch / "new") as stores:
+        if stores.server_pid is not None:
+            guard.process(stores.server_pid, signal.SIGINT)
         try:
             async with Household(logs=scratch / "logs", guard=guard) as household:
-                await migration.run(dsns, household)
+                await migration.run(stores, household)
         except (CrossfadeError, CallError) as error:
             migration.findings.error = str(error)
         finally:
             _keep_logs(scratch, migration.options.out / "logs")
-
-
-def _introduce(narrator: Narrator, corpus: Corpus, seed: int) -> None:
-    summary = corpus.summary()
-    narrator.fact("corpus", f"{summary['documents']} documents of {summary['sources']} sources")
-    narrator.fact("", f"{summary['live_documents']} more for live writes; {summary['source']}")
-    narrator.fact("vectors", f"{corpus.vectors}, 3072 dimensions")
-    narrator.fact("seed", str(seed))
 
 
 @contextmanager

@@ -25,12 +25,16 @@ class Findings:
         verify, backfill: summaries of the last job of each kind.
         index: the nearest-neighbour index after the backfill.
         shadow: the merged shadow report before the ramp.
-        rows: on each store, counted straight in PostgreSQL.
+        rows: on each store, counted in what was read straight from it.
         matched: rows equal on both stores, by the independent check.
+        complaints: what else the scenario finds wrong with the stores, as sentences.
         processes: what each process used, by name: cpu_s, memory_mib.
+        steps: (name, seconds) of each step of the run.
     """
 
     started_at: dt.datetime
+    migration: str = ""
+    preset: str = ""
     seed: int
     engine: str
     corpus: Mapping[str, JsonValue]
@@ -47,6 +51,8 @@ class Findings:
     matched: int = 0
     differences: Sequence[RowDifference] = ()
     lost: Sequence[LostWrite] = ()
+    complaints: Sequence[str] = ()
+    steps: Sequence[tuple[str, float]] = ()
     processes: dict[str, dict[str, float]] = field(default_factory=dict)
     error: str = ""
 
@@ -76,6 +82,7 @@ def failures(findings: Findings, report: Mapping[str, JsonValue], pace: Pace) ->
         ),
     )
     reasons += [sentence for passed, sentence in checks if not passed]
+    reasons += findings.complaints
     for swap in _swaps(findings):
         if float(str(swap["stall_ms"])) >= pace.stall_ms_max:
             reasons.append(
@@ -91,7 +98,8 @@ def build_report(findings: Findings, pace: Pace) -> dict[str, JsonValue]:
     samples = account.samples if account else ()
     timeline = findings.timeline
     report: dict[str, JsonValue] = {
-        "migration": "rust-docs",
+        "migration": findings.migration,
+        "preset": findings.preset,
         "started_at": findings.started_at.isoformat(),
         "duration_s": round(findings.duration_s, 1),
         "seed": findings.seed,
@@ -111,6 +119,7 @@ def build_report(findings: Findings, pace: Pace) -> dict[str, JsonValue]:
             "differences": [item.as_json() for item in findings.differences[:_SHOWN_MAX]],
             "lost": [item.as_json() for item in findings.lost[:_SHOWN_MAX]],
         },
+        "steps": [{"step": name, "seconds": round(took, 3)} for name, took in findings.steps],
         "swaps": _swaps(findings),
         "phases": [phase_report(span, samples, timeline.started_s) for span in timeline.spans],
         "backfill": dict(findings.backfill),

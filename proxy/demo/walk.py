@@ -12,15 +12,12 @@ from crossfade.client import CallError
 from crossfade.client.control import ControlClient
 from crossfade.client.control_types import Change, Job, JobKind, JobState, Phase
 
-from proxy.demo.damage import inflict
-from proxy.demo.embedded_pg import Databases
 from proxy.demo.narrator import Narrator, told
-from proxy.demo.options import Pace
 from proxy.demo.processes import Household
+from proxy.demo.scenario import Scenario, Stores
 from proxy.demo.timeline import Swap
 from proxy.demo.verdict import Findings
 from proxy.errors import CrossfadeError
-from proxy.model import Key
 
 _ACTOR = "crossfade demo"
 _RAMP = (1.0, 10.0, 50.0, 100.0)
@@ -34,24 +31,39 @@ class StepRefused(CrossfadeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """What a walk works with.
+class Commands:
+    """How a person has a job done: by a process of its own, or inside the proxy.
 
     Attributes:
-        config: the configuration file of the reconciler's commands.
-        damage: kinds of rows to spoil before the last verify.
-        quiet: keys of documents that nobody writes, to be spoiled.
+        config: of the reconciler's commands; "" if the proxy alone may write a store.
+        address: of a proxy.
     """
+
+    config: str
+    address: str
+
+    def of(self, kind: JobKind, *, report_only: bool) -> list[str]:
+        """Return the arguments of python that do a job and wait for its end."""
+        command = ["-m", "proxy.cli.main"]
+        if self.config:
+            command += [kind.value, "--config", self.config, "--json"]
+            return [*command, "--report-only"] if report_only else command
+        command += ["job", kind.value, "--address", self.address, "--wait", "--json"]
+        return [*command, "--param", "report_only=true"] if report_only else command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What a walk works with; `damage`: kinds of rows to spoil before the last verify."""
 
     control: ControlClient
     household: Household
     narrator: Narrator
     findings: Findings
-    pace: Pace
-    databases: Databases
-    config: str
+    scenario: Scenario
+    stores: Stores
+    commands: Commands
     damage: Sequence[str]
-    quiet: Sequence[Key]
 
 
 async def walk(stage: Stage) -> None:
@@ -84,7 +96,7 @@ async def _walk(stage: Stage) -> None:
     await _phase(stage, Phase.SHADOW, "reads are repeated and compared")
     timeline.enter("shadow")
     await _dwell(stage)
-    await _ready(stage, Phase.RAMP, timeout_s=stage.pace.shadow_timeout_s)
+    await _ready(stage, Phase.RAMP, timeout_s=stage.scenario.pace.shadow_timeout_s)
     await _phase(stage, Phase.RAMP, "the new store may answer")
     for percent in _RAMP:
         await _traffic(stage, percent)
@@ -109,10 +121,11 @@ async def _final_verify(stage: Stage) -> None:
     timeline = stage.findings.timeline
     timeline.enter("final verify")
     if stage.damage:
-        stage.findings.damage = inflict(stage.databases.old, stage.damage, stage.quiet)
-        for item in stage.findings.damage:
-            stage.narrator.warn(f"{item.kind} on purpose: documents {list(item.key)}")
-    job = await _job(stage, JobKind.VERIFY, "--report-only", may_differ=True)
+        damage = await asyncio.to_thread(stage.scenario.inflict, stage.stores, stage.damage)
+        stage.findings.damage = damage
+        for item in damage:
+            stage.narrator.warn(f"{item.kind} on purpose: {item.collection} {list(item.key)}")
+    job = await _job(stage, JobKind.VERIFY, may_differ=True)
     stage.findings.verify = job.summary
 
 
@@ -203,9 +216,13 @@ async def _until_allowed(
         await asyncio.sleep(_POLL_S)
 
 
-async def _job(stage: Stage, kind: JobKind, *options: str, may_differ: bool = False) -> Job:
-    """Run one job to its end in a process of its own, as a cron job would."""
-    command = ["-m", "proxy.cli.main", kind.value, "--config", stage.config, "--json", *options]
+async def _job(stage: Stage, kind: JobKind, *, may_differ: bool = False) -> Job:
+    """Have one job done to its end by the command line, as a cron job would.
+
+    Args:
+        may_differ: differences are reported, neither queued for repair nor an error.
+    """
+    command = stage.commands.of(kind, report_only=may_differ)
     async with stage.narrator.step(kind.value, "") as note:
         ended = await stage.household.run(f"crossfade-{kind.value}", command, timeout_s=_COMMAND_S)
         jobs = [job for job in await stage.control.jobs() if job.kind is kind]
@@ -229,7 +246,7 @@ async def _note_index(stage: Stage) -> None:
 
 async def _dwell(stage: Stage) -> None:
     """Let the live clients work for a while, and notice at once if a process died."""
-    deadline_s = time.monotonic() + stage.pace.dwell_s
+    deadline_s = time.monotonic() + stage.scenario.pace.dwell_s
     while (left_s := deadline_s - time.monotonic()) > 0:
         stage.household.check()
         await asyncio.sleep(min(left_s, _POLL_S))

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from proxy.demo.checks import compare, lost_writes, read_contents
-from proxy.demo.corpus import Document
-from proxy.demo.damage import check_kinds, inflict
-from proxy.demo.load import create_schemas, load_old
+from proxy.demo.checks import compare, lost_writes
+from proxy.demo.damage import check_kinds
+from proxy.demo.doc_server.contents import read_contents
+from proxy.demo.doc_server.corpus import Document
+from proxy.demo.doc_server.damage import inflict
+from proxy.demo.doc_server.load import create_schemas, load_old
+from proxy.demo.doc_server.plan import image_of, key_of
 from proxy.demo.oracle import Expectation, text_name
-from proxy.demo.plan import image_of, key_of
 from proxy.errors import Rejected
 from proxy.model import Key
 

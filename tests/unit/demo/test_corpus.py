@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from proxy.demo import corpus as corpus_module
-from proxy.demo.corpus import load_corpus
+from proxy.demo.doc_server import corpus as corpus_module
+from proxy.demo.doc_server.corpus import load_corpus
+from proxy.demo.doc_server.plan import key_of, make_plan
+from proxy.demo.doc_server.traps import ODD_CRATE, with_traps
+from proxy.demo.doc_server.vectors import DIM, HashedTfIdf, lift
 from proxy.demo.harvest import harvest, questions
 from proxy.demo.options import DemoOptions, pace_of
-from proxy.demo.plan import key_of, make_plan
-from proxy.demo.traps import ODD_CRATE, with_traps
-from proxy.demo.vectors import DIM, HashedTfIdf, lift
 from proxy.errors import Rejected
 
 QUICK = pace_of(DemoOptions(quick=True))

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from proxy.demo import application as app
-from proxy.demo.corpus import Document, Question
+from proxy.demo.doc_server import application as app
+from proxy.demo.doc_server.corpus import Document, Question
+from proxy.demo.doc_server.plan import image_of, key_of
 from proxy.demo.oracle import agrees
-from proxy.demo.plan import image_of, key_of
 from proxy.demo.traffic import Pacer, Traffic
 
 _ALL_SHARE = 0.15

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from proxy.demo.corpus import Document
+from proxy.demo.doc_server.corpus import Document
 
 ODD_CRATE = "odd-texts"
 EMPTY_CRATE = "no-documents"

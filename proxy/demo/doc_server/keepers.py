@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from proxy.demo import application as app
-from proxy.demo.corpus import Document
-from proxy.demo.plan import image_of, key_of
+from proxy.demo.doc_server import application as app
+from proxy.demo.doc_server.corpus import Document
+from proxy.demo.doc_server.plan import image_of, key_of
+from proxy.demo.doc_server.writers import revised
 from proxy.demo.traffic import Pacer, Target, Traffic
-from proxy.demo.writers import revised
 from proxy.model import Key
 
 _CRATE_DOCUMENTS = 5

@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.demo.corpus import Corpus, Document
+from proxy.demo.doc_server.corpus import Corpus, Document
+from proxy.demo.doc_server.traps import ODD_CRATE, with_traps
 from proxy.demo.oracle import Image, text_name, vector_name
-from proxy.demo.traps import ODD_CRATE, with_traps
 from proxy.model import Key
 
 _OWNED_SHARE = 0.3

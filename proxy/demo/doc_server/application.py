@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from crossfade.client import AsyncClient, F, Read, Record, Upsert
 
-from proxy.demo.corpus import Document
+from proxy.demo.doc_server.corpus import Document
 from proxy.demo.oracle import Image, text_name, vector_name
 from proxy.model import Key
 

@@ -11,8 +11,8 @@ import numpy as np
 import psycopg
 from pgvector.psycopg import register_vector
 
-from proxy.demo.corpus import Document
-from proxy.demo.traps import (
+from proxy.demo.doc_server.corpus import Document
+from proxy.demo.doc_server.traps import (
     EMPTY_CRATE,
     ODD_CRATE,
     CrateConfig,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from proxy.demo.doc_server.vectors import HashedTfIdf, Matrix, lift
 from proxy.demo.harvest import Text, harvest, questions, source_version
 from proxy.demo.options import Pace
-from proxy.demo.vectors import HashedTfIdf, Matrix, lift
 from proxy.errors import Reason, Rejected, Violation
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def load_corpus(file: Path | None, pace: Pace, *, start: Path | None = None) -> 
 
 
 def _find(start: Path) -> Path | None:
-    repository = Path(__file__).resolve().parents[2]
+    repository = Path(__file__).resolve().parents[3]
     for base in (start.resolve().parent, start.resolve(), repository.parent, repository):
         candidate = base / _FOLDER / "rust_docs.parquet"
         if candidate.is_file():

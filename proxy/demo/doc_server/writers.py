@@ -9,9 +9,9 @@ from functools import partial
 
 import numpy as np
 
-from proxy.demo import application as app
-from proxy.demo.corpus import Document
-from proxy.demo.plan import image_of, key_of
+from proxy.demo.doc_server import application as app
+from proxy.demo.doc_server.corpus import Document
+from proxy.demo.doc_server.plan import image_of, key_of
 from proxy.demo.traffic import Pacer, Target, Traffic
 from proxy.model import Key
 
