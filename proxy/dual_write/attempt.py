@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from proxy.canonical import same_value
 from proxy.dataplane import BatchItem, WriteAck
+from proxy.dual_write.making import SideVector
 from proxy.dual_write.outcome import StoreAnswer, dirty_reason, refusal
 from proxy.ledger.types import Intent, Settlement
 from proxy.model import Applied, CollectionSpec, JsonValue, Key, Record, Write, WriteOp, WriteResult
@@ -24,6 +25,9 @@ class Item:
             other store can hold.
         one_sided: only `target` can hold it, so the other store is not asked.
         intent: its place in the ledger, None when the phase needs none.
+        text: what the vector was made of, if the stored record gave a part of it.
+        other: the secondary's vector, if it is not decided by `write` alone.
+        seen: the record as the primary told it last, once its vector was made again.
         answer: what the primary and the secondary said.
         accepted: the primary held the record already, by an earlier try of the same request.
         error: what the client gets instead of an acknowledgement.
@@ -35,6 +39,9 @@ class Item:
     target: str = ""
     one_sided: bool = False
     intent: Intent | None = None
+    text: str | None = None
+    other: SideVector | None = None
+    seen: Record | None = None
     primary: StoreAnswer = field(default_factory=StoreAnswer)
     secondary: StoreAnswer = field(default_factory=StoreAnswer)
     accepted: bool = False

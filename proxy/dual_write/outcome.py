@@ -81,3 +81,25 @@ def refusal(write: Write, result: WriteResult) -> Rejected | None:
     }
     text = messages[result.applied] + (f" {result.detail}" if result.detail else "")
     return Rejected(text, reason=_REASONS[result.applied], hint=hints.get(result.applied, ""))
+
+
+def refused_if_skipped(told: StoreAnswer, target: str) -> StoreAnswer:
+    """Return the answer of a primary: one that was not asked refuses the write."""
+    if not told.skipped:
+        return told
+    return StoreAnswer(
+        error=Unavailable(
+            f"The {target} store keeps failing; writes are refused until it answers.",
+            where=target,
+            hint="Retry with backoff.",
+        )
+    )
+
+
+def unproven(error: CrossfadeError, target: str) -> Unavailable:
+    """Return the error of an insert that found a record whose writer cannot be told."""
+    return Unavailable(
+        f"The record exists, and whose it is cannot be read: {error.message}",
+        where=target,
+        hint="Retry with the same idempotency key.",
+    )

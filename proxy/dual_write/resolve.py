@@ -72,6 +72,11 @@ def resolve(
     )
 
 
+def with_key(write: Write, key: Key) -> Write:
+    """Return the write with the key that was decided for it."""
+    return write if write.key == key else replace(write, key=key)
+
+
 def _default(item: FieldSpec, decided: Decided) -> Value:
     if item.default is DefaultKind.NOW:
         return decided.now
@@ -113,13 +118,16 @@ def _refuse_unstored(spec: CollectionSpec, write: Write, stored: frozenset[str])
 
 
 def _refuse_nulls(spec: CollectionSpec, write: Write) -> None:
+    patches = write.op is WriteOp.PATCH
     nulls = [
         name
         for name, value in write.fields.items()
         if value is None and spec.by_name[name].required
     ]
-    needs_vector = spec.vector is not None and spec.vector.required
-    if needs_vector and write.set_vector and write.vector is None:
+    vector = spec.vector
+    given = vector is not None and vector.embedding is None
+    cleared = write.set_vector and write.vector is None
+    if vector is not None and vector.required and cleared and (given or patches):
         nulls.append("vector")
     if nulls:
         raise Rejected(

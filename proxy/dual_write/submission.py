@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.dataplane import BatchItem, RequestContext
 from proxy.dual_write.attempt import Item, answer
+from proxy.dual_write.making import Made
 from proxy.errors import Unavailable
 from proxy.model import Write
 
@@ -21,6 +22,7 @@ class Submission:
         items: of the attempt under way, those that could not be resolved included.
         begun: step 3 has begun, so that the writes run to their end.
         given_up: the client no longer waits.
+        made: the vectors made of its texts so far.
     """
 
     writes: Sequence[Write]
@@ -32,6 +34,7 @@ class Submission:
     items: Sequence[Item] = ()
     begun: bool = False
     given_up: bool = False
+    made: Made = field(default_factory=Made)
 
 
 def answer_early(submission: Submission) -> None:

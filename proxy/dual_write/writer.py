@@ -21,13 +21,24 @@ from proxy.dual_write.attempt import (
     secondary_write,
     settlement,
 )
+from proxy.dual_write.embed import Vectors
+from proxy.dual_write.follow import Follower
 from proxy.dual_write.locks import KeyLocks
+from proxy.dual_write.making import EmbedLimits, Maker
 from proxy.dual_write.numbers import Numbers
-from proxy.dual_write.outcome import StoreAnswer
-from proxy.dual_write.resolve import Decided, request_digest, resolve, wanted_numbers
+from proxy.dual_write.outcome import StoreAnswer, refused_if_skipped, unproven
+from proxy.dual_write.resolve import (
+    Decided,
+    request_digest,
+    resolve,
+    wanted_numbers,
+    with_key,
+)
+from proxy.dual_write.spaces import Spaces
 from proxy.dual_write.stores import apply_on
 from proxy.dual_write.submission import Submission, answer_early, dropped, item_keys
 from proxy.dual_write.tasks import OwnedTasks
+from proxy.embedding.base import Embedder
 from proxy.errors import (
     Ambiguous,
     CrossfadeError,
@@ -49,11 +60,19 @@ _ADMISSIONS_MAX = 8
 _LEASE_MARGIN_S = 0.5
 _ALONE_KEYS_MAX = 10_000
 _ANSWER_MARGIN_S = 0.05
+_LEAST_S = 0.05
+"""What a secondary is given at least, however long its vectors took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterParts:
-    """What the writer is made of."""
+    """What the writer is made of.
+
+    Attributes:
+        specs: the collections as clients see them; each store's schema has its own vectors.
+        embedder: None if no collection has an embedding.
+        embed_deadline_s: what any call to it may take.
+    """
 
     sides: Sides
     ledger: IntentLog
@@ -62,6 +81,8 @@ class WriterParts:
     member: Membership
     clock: Clock
     specs: Mapping[str, CollectionSpec]
+    embedder: Embedder | None = None
+    embed_deadline_s: float = 30.0
 
 
 class DualWriter:
@@ -73,6 +94,15 @@ class DualWriter:
         self._locks = KeyLocks()
         self._numbers = Numbers(deadline_s=settings.primary_deadline_s)
         self._tasks = OwnedTasks(limit=settings.in_flight_max)
+        spaces = Spaces(parts.sides, parts.specs)
+        limits = EmbedLimits(
+            deadline_s=parts.embed_deadline_s,
+            primary_s=settings.primary_deadline_s,
+            secondary_s=settings.secondary_deadline_s,
+        )
+        maker = Maker(parts.embedder, limits)
+        self._vectors = Vectors(parts.sides, spaces, maker, parts.specs)
+        self._follower = Follower(parts.sides, spaces, maker)
         self.owes_full_verify = False
         self.written_alone: set[tuple[str, Key]] = set()
 
@@ -176,6 +206,7 @@ class DualWriter:
         member = self._parts.member
         for _ in range(_ADMISSIONS_MAX):
             try:
+                await self._prepare(submission)
                 async with member.admit() as ticket:
                     return await self._attempt(submission, ticket)
             except (StaleEpoch, LeaseLost):
@@ -183,6 +214,15 @@ class DualWriter:
         raise Unavailable(
             "The routing keeps changing under this write.", where="proxy", hint="Retry."
         )
+
+    async def _prepare(self, submission: Submission) -> None:
+        """Embed what the request says in full; it is not admitted yet, so no swap waits for it."""
+        left_s = submission.ends_at_s - asyncio.get_running_loop().time()
+        await self._vectors.prepare(
+            submission.writes, self._parts.member.current, submission.made, left_s=left_s
+        )
+        if submission.given_up and not submission.begun:
+            raise dropped()
 
     async def _attempt(self, submission: Submission, ticket: Ticket) -> list[BatchItem]:
         pairs = zip(submission.writes, submission.idempotency_keys, strict=True)
@@ -204,8 +244,20 @@ class DualWriter:
             )
         ids = [(item.write.collection, item.write.key) for item in ready if item.write]
         async with self._locks.hold(ids):
-            dual = await self._apply(ready, submission, ticket)
+            decided = await self._decide_vectors(ready, submission, ticket)
+            dual = await self._apply(decided, submission, ticket)
         return [answer(item, dual=dual) for item in items]
+
+    async def _decide_vectors(
+        self, ready: list[Item], submission: Submission, ticket: Ticket
+    ) -> list[Item]:
+        """Return the items whose vectors could be made; the others have their error."""
+        left_s = submission.ends_at_s - asyncio.get_running_loop().time()
+        await self._vectors.decide(ready, ticket.routing, submission.made, left_s=left_s)
+        for item in ready:
+            if item.error is not None and submission.atomic:
+                raise item.error
+        return [item for item in ready if item.write is not None]
 
     async def _resolve(self, item: Item, ticket: Ticket) -> None:
         """Step 1, under the ticket's routing: sequences and capabilities are the primary's."""
@@ -218,7 +270,7 @@ class DualWriter:
         if not key and item.idempotency_key:
             key = await self._parts.ledger.recall(item.idempotency_key) or ()
         if key:
-            asked = _with_key(asked, key)
+            asked = with_key(asked, key)
         numbers = {
             name: await self._numbers.take(side, routing, asked.collection, name)
             for name in wanted_numbers(spec, asked, stored)
@@ -340,8 +392,8 @@ class DualWriter:
     async def _write_stores(
         self, items: list[Item], submission: Submission, ticket: Ticket, *, dual: bool
     ) -> None:
-        """Step 4: both at once; a patch, whose result only the primary knows, there first."""
-        due, routing, atomic = pending(items), ticket.routing, submission.atomic
+        """Step 4: both at once; what only the primary knows the result of, there first."""
+        due, routing = pending(items), ticket.routing
         if self._lease_over(ticket):
             # Nothing has been sent; the intents are settled as dirty, the write begins anew.
             raise LeaseLost("The lease ran out before the stores were called.", where="ledger")
@@ -349,7 +401,7 @@ class DualWriter:
         both = [item for item in due if dual and item.target == routing.primary]
         for target in sorted({item.target for item in alone}):
             part = [item for item in alone if item.target == target]
-            await self._write_primary(part, target, atomic=atomic)
+            await self._write_primary(part, target, submission)
         if both:
             await self._write_both(both, submission, ticket)
         for item in due:
@@ -357,25 +409,25 @@ class DualWriter:
 
     async def _write_both(self, both: list[Item], submission: Submission, ticket: Ticket) -> None:
         primary, secondary = ticket.routing.primary, secondary_of(ticket.routing)
-        atomic, early = submission.atomic, self._settings.ack == "primary"
-        patches = any(item.write.op is WriteOp.PATCH for item in both if item.write)
+        early = self._settings.ack == "primary"
+        ordered = any(item.asked.op is WriteOp.PATCH or item.text is not None for item in both)
         # Near the end of the client's time the primary's answer alone must do (W3).
         patience_s = min(_ANSWER_MARGIN_S, submission.context.deadline_s / 10)
         timers: list[asyncio.TimerHandle] = []
 
         async def write_primary() -> None:
-            await self._write_primary(both, primary, atomic=atomic)
+            await self._write_primary(both, primary, submission)
             at_s = 0.0 if early else submission.ends_at_s - patience_s
             loop = asyncio.get_running_loop()
             timers.append(loop.call_at(at_s, answer_early, submission))
 
         try:
-            if patches or early:
+            if ordered or early:
                 await write_primary()
-                await self._write_secondary(both, secondary, ticket, atomic=atomic)
+                await self._write_secondary(both, secondary, ticket, submission)
                 return
             await asyncio.gather(
-                write_primary(), self._write_secondary(both, secondary, ticket, atomic=atomic)
+                write_primary(), self._write_secondary(both, secondary, ticket, submission)
             )
         finally:
             for timer in timers:
@@ -399,16 +451,17 @@ class DualWriter:
         left_s = self._parts.member.lease_left_s()
         return min(wanted_s, max(left_s / 2, left_s - _LEASE_MARGIN_S))
 
-    async def _write_primary(self, due: list[Item], target: str, *, atomic: bool) -> None:
+    async def _write_primary(self, due: list[Item], target: str, submission: Submission) -> None:
         writes = [item.write for item in due if item.write is not None]
         deadline_s = self._deadline_s(self._settings.primary_deadline_s)
         answers = await apply_on(
-            self._parts.sides[target], writes, atomic=atomic, deadline_s=deadline_s
+            self._parts.sides[target], writes, atomic=submission.atomic, deadline_s=deadline_s
         )
         for item, told in zip(due, answers, strict=True):
-            item.primary = _refused_if_skipped(told, target)
+            item.primary = refused_if_skipped(told, target)
             if may_be_ours(item):
                 await self._accept_resumed(item, target)
+        await self._follower.correct(due, target, submission.made, deadline=self._deadline_s)
 
     async def _accept_resumed(self, item: Item, target: str) -> None:
         """Look whether the record that stands in the way of a retried insert is its own."""
@@ -420,56 +473,28 @@ class DualWriter:
                 write.collection, [write.key], vectors=True, deadline_s=deadline_s
             )
         except CrossfadeError as error:
-            item.primary = StoreAnswer(error=_unproven(error, target))
+            item.primary = StoreAnswer(error=unproven(error, target))
         else:
             accept_resumed(item, found.get(write.key), self._parts.specs[write.collection])
 
     async def _write_secondary(
-        self, due: list[Item], target: str, ticket: Ticket, *, atomic: bool
+        self, due: list[Item], target: str, ticket: Ticket, submission: Submission
     ) -> None:
-        asked = [
-            (item, secondary_write(item, self._parts.specs[item.asked.collection])) for item in due
-        ]
-        writes = [write for _, write in asked if write is not None]
+        clock, began_s = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        wait_s = self._deadline_s(self._settings.secondary_deadline_s)
+        specs = self._parts.specs
+        asked = [(item, secondary_write(item, specs[item.asked.collection])) for item in due]
+        fitted = await self._follower.fit(asked, target, submission.made, deadline_s=wait_s)
+        writes = [write for write, _ in fitted if write is not None]
         answers = [StoreAnswer(skipped="the lease ran out")] * len(writes)
         if writes and not self._lease_over(ticket):
-            deadline_s = self._deadline_s(self._settings.secondary_deadline_s)
+            deadline_s = self._deadline_s(max(_LEAST_S, wait_s - (clock.time() - began_s)))
             answers = await apply_on(
-                self._parts.sides[target], writes, atomic=atomic, deadline_s=deadline_s
+                self._parts.sides[target], writes, atomic=submission.atomic, deadline_s=deadline_s
             )
         told = iter(answers)
-        for item, write in asked:
-            item.secondary = UNCHANGED if write is None else next(told)
-
-
-def _refused_if_skipped(told: StoreAnswer, target: str) -> StoreAnswer:
-    if not told.skipped:
-        return told
-    return StoreAnswer(
-        error=Unavailable(
-            f"The {target} store keeps failing; writes are refused until it answers.",
-            where=target,
-            hint="Retry with backoff.",
-        )
-    )
-
-
-def _unproven(error: CrossfadeError, target: str) -> Unavailable:
-    return Unavailable(
-        f"The record exists, and whose it is cannot be read: {error.message}",
-        where=target,
-        hint="Retry with the same idempotency key.",
-    )
-
-
-def _with_key(write: Write, key: tuple[str | int, ...]) -> Write:
-    if write.key == key:
-        return write
-    return Write(
-        op=write.op,
-        collection=write.collection,
-        key=key,
-        fields=write.fields,
-        vector=write.vector,
-        set_vector=write.set_vector,
-    )
+        for item, (write, trouble) in zip(due, fitted, strict=True):
+            if write is not None:
+                item.secondary = next(told)
+            else:
+                item.secondary = StoreAnswer(skipped=trouble) if trouble else UNCHANGED
