@@ -15,11 +15,12 @@ from proxy.dual_write.deletes import Deletes
 from proxy.dual_write.writer import DualWriter, WriterParts
 from proxy.embedding.base import Embedder
 from proxy.errors import CrossfadeError
+from proxy.layouts import StoreSchema
 from proxy.ledger.base import Ledger
 from proxy.ledger.group_commit import AppendGroup, SettleQueue
 from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import Phase, Routing
-from proxy.model import Key, Record, Write, WriteOp, WriteResult
+from proxy.model import CollectionSpec, Key, Record, Write, WriteOp, WriteResult
 from proxy.plane import Plane
 from proxy.query import CountQuery, Group, ListQuery, SearchQuery, SearchResult
 from proxy.read_path import ReaderParts, ReadPath
@@ -168,10 +169,10 @@ class Rig:
         return found.get(key)
 
 
-def faulty_stores() -> dict[str, Faulty]:
-    """Return two memory stores with the doc server's layouts."""
-    clock = SystemClock()
-    return {name: Faulty(MemoryStore(name, schemas()[name], clock)) for name in ("old", "new")}
+def faulty_stores(made: Mapping[str, StoreSchema] | None = None) -> dict[str, Faulty]:
+    """Return two memory stores, with the doc server's layouts if no others are given."""
+    clock, made = SystemClock(), made or schemas()
+    return {name: Faulty(MemoryStore(name, made[name], clock)) for name in ("old", "new")}
 
 
 @asynccontextmanager
@@ -183,8 +184,12 @@ async def replica(
     reads: ReadSettings | None = None,
     lease_s: float = 30.0,
     embedder: Embedder | None = None,
+    specs: Mapping[str, CollectionSpec] | None = None,
 ) -> AsyncIterator[Rig]:
-    """Run a replica; several may share a ledger and stores."""
+    """Run a replica; several may share a ledger and stores.
+
+    `specs` are the collections as clients see them, the old store's if none are given.
+    """
     clock = SystemClock()
     ledger = ledger or MemoryLedger(clock)
     stores = stores or faulty_stores()
@@ -212,7 +217,7 @@ async def replica(
         ),
         drain=settler(settle, ledger, lambda: member, lambda: writer),
     )
-    specs = schemas()["old"].collections
+    specs = specs or stores["old"].schema.collections
     append = AppendGroup(ledger, rows_max=500)
     writer = DualWriter(
         WriterParts(
@@ -223,6 +228,7 @@ async def replica(
             member=member,
             clock=clock,
             specs=specs,
+            embedder=embedder,
         ),
         settings,
     )
