@@ -155,21 +155,8 @@ class Reconciler:
     async def _unfinished(self, kind: JobKind, params: Mapping[str, JsonValue]) -> Job | None:
         """Return a job that is worth resuming, looking back to the last one that ended well."""
         began = period_epoch(await self._ledger.flags())
-        for job in await self._ledger.jobs(kind=kind, limit=JOBS_LOOKED_AT):
-            if job.state in (JobState.DONE, JobState.CANCELLED) or job.epoch < began:
-                return None
-            if job.owner_alive or job.state is JobState.PAUSED:
-                what = f"is run by {job.owner}" if job.owner_alive else "is paused"
-                raise Rejected(
-                    f"Job {job.job_id} ({kind.value}) {what}.",
-                    reason=Reason.FAILED_PRECONDITION,
-                    hint=f"Wait for it, or resume or cancel job {job.job_id} first.",
-                )
-            # A verify that failed begins anew: what it has seen may have changed since.
-            resumable = job.state is not JobState.FAILED or kind is JobKind.BACKFILL
-            if resumable and dict(job.params) == dict(params):
-                return job
-        return None
+        jobs = await self._ledger.jobs(kind=kind, limit=JOBS_LOOKED_AT)
+        return unfinished(jobs, params, began=began)
 
     async def run_job(self, job_id: int, on_progress: Callable[[Job], None] | None = None) -> Job:
         """Claim a job and run it until it ends, is paused or cancelled, or this process stops.
@@ -267,6 +254,37 @@ class Reconciler:
             await dry_run(bench, run, params)
         else:
             await Backfill(bench, run, params).run()
+
+
+def unfinished(
+    jobs: Sequence[Job], params: Mapping[str, JsonValue], *, began: int, join: bool = False
+) -> Job | None:
+    """Return the job that goes on when one with these parameters is asked for.
+
+    Args:
+        jobs: of one kind, newest first.
+        began: the epoch at which this period began; earlier jobs are worth nothing.
+        join: one that runs, or is paused, will do if it has the same parameters.
+
+    Raises:
+        Rejected(FAILED_PRECONDITION): a live runner has such a job, or one is paused.
+    """
+    for job in jobs:
+        if job.state in (JobState.DONE, JobState.CANCELLED) or job.epoch < began:
+            return None
+        same = dict(job.params) == dict(params)
+        if (job.owner_alive or job.state is JobState.PAUSED) and not (same and join):
+            what = f"is run by {job.owner}" if job.owner_alive else "is paused"
+            raise Rejected(
+                f"Job {job.job_id} ({job.kind.value}) {what}.",
+                reason=Reason.FAILED_PRECONDITION,
+                hint=f"Wait for it, or resume or cancel job {job.job_id} first.",
+            )
+        # A verify that failed begins anew: what it has seen may have changed since.
+        resumable = job.state is not JobState.FAILED or job.kind is JobKind.BACKFILL
+        if resumable and same:
+            return job
+    return None
 
 
 class _Relay:

@@ -50,10 +50,14 @@ def backfill(
 ) -> None:
     """Copy every record from the primary to the secondary, then build indexes.
 
-    Runs in this process, beside live traffic, from phase dual_write on. Ranges and checkpoints
-    are in the ledger: after Ctrl-C, or kill -9, the same command goes on where it was and skips
-    nothing. A record that cannot be converted becomes a dead letter with its reason, and blocks
-    the cutover until it is resolved.
+    Runs in this process, beside live traffic, from phase dual_write on; where the proxy alone may
+    write a store (reconcile.in_proxy) the proxy at listen.address runs it, and this command
+    watches. Ranges and checkpoints are in the ledger: after Ctrl-C, or kill -9, the same command
+    goes on where it was and skips nothing.
+
+    A record that cannot be converted becomes a dead letter with its reason, and blocks the cutover
+    until it is resolved. Vectors are copied, or embedded anew where the two stores hold those of
+    different models; `crossfade plan` and --dry-run say which.
 
     Exit code 1 if the job failed or there are dead letters (a dry run: records that would be).
 
@@ -79,7 +83,7 @@ def backfill(
     )
     if not indexes:
         params["build_indexes"] = False
-    job = jobs.run_here(config, JobKind.BACKFILL, params, output)
+    job = jobs.run_job(config, JobKind.BACKFILL, params, output)
     if dry_run:
         _report_trial(job, output)
         finish(jobs.outcome(job, good=number(job.summary, "unconvertible") == 0))
@@ -108,13 +112,14 @@ def _report_trial(job: Job, output: Output) -> None:
     parts = {name: item for name, item in collections.items() if isinstance(item, Mapping)}
     output.table(
         "dry run: nothing was written",
-        ["collection", ">rows", ">ranges", "path", ">checked", ">would not convert"],
+        ["collection", ">rows", ">ranges", "path", "vectors", ">checked", ">would not convert"],
         [
             [
                 name,
                 int(number(item, "rows_total")),
                 int(number(item, "ranges")),
                 item.get("path", ""),
+                item.get("vectors", ""),
                 int(number(item, "checked")),
                 int(number(item, "unconvertible")),
             ]

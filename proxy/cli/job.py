@@ -88,10 +88,11 @@ def job(
     tls_cert: TlsCertOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Command the long-running reconciler (`crossfade reconcile`) through any proxy.
+    """Command the long-running reconciler through any proxy.
 
-    `crossfade backfill`, `verify` and `repair` do their work in their own process; this command
-    asks for the same jobs to be done elsewhere, and is how a running one is paused.
+    That is `crossfade reconcile`, or the proxy itself (reconcile.in_proxy). `crossfade backfill`,
+    `verify` and `repair` do their work in their own process where they can; this command asks for
+    the same jobs to be done elsewhere, and is how a running one is paused.
 
     Exit code 1 if a watched job did not end well.
 

@@ -13,6 +13,7 @@ from proxy.cli.local import mapping, number
 from proxy.cli.output import Output, escaped
 
 if TYPE_CHECKING:
+    from proxy.config.loader import Config
     from proxy.ledger.types import Job, JobKind
     from proxy.model import JsonValue
 
@@ -54,15 +55,28 @@ def parameters(**given: JsonValue) -> dict[str, JsonValue]:
     }
 
 
-def run_here(config: Path, kind: JobKind, params: Mapping[str, JsonValue], output: Output) -> Job:
-    """Run a job in this process and return it as it ended."""
-    from proxy.cli.local import run_job
+def run_job(config: Path, kind: JobKind, params: Mapping[str, JsonValue], output: Output) -> Job:
+    """Run a job and return it as it ended.
+
+    It runs in this process, or in the proxy where that one alone may write a store and answers.
+    """
     from proxy.cli.session import load_config, run
     from proxy.telemetry.logs import configure_logs
 
     loaded = load_config(config, output)
     configure_logs(loaded.settings.telemetry.model_copy(update={"log_level": "warning"}))
-    return run(run_job(loaded, kind, params, output))
+    return run(_run(loaded, kind, params, output))
+
+
+async def _run(
+    config: Config, kind: JobKind, params: Mapping[str, JsonValue], output: Output
+) -> Job:
+    from proxy.cli import hosted, local
+
+    target = await hosted.reconciling_proxy(config)
+    if target is not None:
+        return await hosted.run_job(config, target, kind, params, output)
+    return await local.run_job(config, kind, params, output)
 
 
 def report(job: Job, output: Output, counts: tuple[str, ...]) -> None:
@@ -93,7 +107,7 @@ def outcome(job: Job, *, good: bool) -> ExitCode:
     """Return the exit code of a job that has ended."""
     from proxy.ledger.types import JobState
 
-    if job.state is JobState.REQUESTED:
+    if job.state in (JobState.REQUESTED, JobState.PAUSED):
         return ExitCode.INTERRUPTED
     return ExitCode.OK if good and job.state is JobState.DONE else ExitCode.NO
 
@@ -106,4 +120,9 @@ def explain_interrupted(job: Job, output: Output) -> None:
         output.note(
             f"stopped: job {job.job_id} keeps its place; the same command, or a running"
             " reconciler, goes on from there"
+        )
+    if job.state is JobState.PAUSED:
+        output.note(
+            f"paused: job {job.job_id} keeps its place; `crossfade job resume {job.job_id}`, or the"
+            " same command while the proxy reconciles, goes on from there"
         )

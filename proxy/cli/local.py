@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,11 +19,6 @@ if TYPE_CHECKING:
     from proxy.model import JsonValue
     from proxy.stores.base import Store
     from reconcile.jobs import Reconciler, Tools
-
-
-def owner_name() -> str:
-    """Name this process in the ledger, new for every start."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +57,7 @@ async def reconciler(
         Unavailable: a store or the ledger does not answer; the message says which.
         Corrupt: the ledger's schema has another version.
     """
+    from proxy.server.reconciling import owner_name
     from reconcile.jobs import Reconciler
 
     parts = make_parts(config)

@@ -141,7 +141,7 @@ async def _check(parts: Parts, found: Findings) -> None:
 
 
 async def _plan(config: Config, parts: Parts, found: Findings) -> None:
-    from proxy.cli.local import owner_name
+    from proxy.server.reconciling import owner_name
     from reconcile.jobs import Reconciler
 
     worker = Reconciler(parts.stores, parts.ledger, config.settings.reconcile, owner=owner_name())
@@ -212,7 +212,15 @@ def _show(found: Findings, output: Output) -> None:
 def _show_plan(made: Plan, output: Output) -> None:
     output.table(
         f"backfill from {made.primary} to {made.secondary}",
-        ["collection", ">rows", f">in {made.secondary}", ">ranges", "path", "key order", "vector"],
+        [
+            "collection",
+            ">rows",
+            f">in {made.secondary}",
+            ">ranges",
+            "path",
+            "key order",
+            "vectors",
+        ],
         [
             [
                 item.collection,
@@ -221,7 +229,7 @@ def _show_plan(made: Plan, output: Output) -> None:
                 len(item.ranges),
                 item.path,
                 item.order,
-                item.vector,
+                item.vectors,
             ]
             for item in made.collections
         ],

@@ -44,6 +44,10 @@ def reconcile(
     Several may run at once: each job has one owner. SIGTERM and Ctrl-C stop it after the batch
     under way; jobs are left for the next runner, with their place.
 
+    A store in a local folder (LanceDB) can be written by one process alone: there `crossfade
+    serve` does all of this itself (reconcile.in_proxy), and this command is refused while that
+    proxy runs.
+
     [bold]Examples[/bold]
 
       crossfade reconcile --config crossfade.yaml --metrics 127.0.0.1:9465
@@ -53,11 +57,29 @@ def reconcile(
     from proxy.telemetry.logs import configure_logs
 
     configure_logs(loaded.settings.telemetry)
-    run(_serve(loaded, metrics, output))
+    run(_serve_alone(loaded, metrics, output))
+
+
+async def _serve_alone(config: Config, metrics_address: str, output: Output) -> None:
+    """Serve, unless a proxy does that and no second process may.
+
+    Raises:
+        Rejected(FAILED_PRECONDITION): the message says what to use instead.
+    """
+    from proxy.cli.hosted import reconciling_proxy, refuse_beside
+    from proxy.cli.local import make_parts
+
+    stores = make_parts(config).stores.values()
+    alone = [store.name for store in stores if store.capabilities.single_writer]
+    target = await reconciling_proxy(config) if alone else None
+    if target is not None:
+        raise refuse_beside(target, alone)
+    await _serve(config, metrics_address, output)
 
 
 async def _serve(config: Config, metrics_address: str, output: Output) -> None:
-    from proxy.cli.local import owner_name, reconciler
+    from proxy.cli.local import reconciler
+    from proxy.server.reconciling import owner_name
     from proxy.telemetry.instrument import InstrumentedStore
     from proxy.telemetry.jobs import JobMetrics
     from proxy.telemetry.setup import build_telemetry

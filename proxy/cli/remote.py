@@ -93,7 +93,9 @@ def actor_name(given: str) -> str:
 
 
 @asynccontextmanager
-async def control(target: Target) -> AsyncIterator[ControlClient]:
+async def control(
+    target: Target, *, timeout_s: float = 10.0, retries: int = 3
+) -> AsyncIterator[ControlClient]:
     """Connect to the control plane; its errors leave this context as Crossfade's own.
 
     Raises:
@@ -104,7 +106,10 @@ async def control(target: Target) -> AsyncIterator[ControlClient]:
     from crossfade.client.control import ControlClient
     from crossfade.client.errors import CallError
 
-    async with ControlClient(target.address, credentials=_credentials(target)) as client:
+    client = ControlClient(
+        target.address, credentials=_credentials(target), timeout_s=timeout_s, retries=retries
+    )
+    async with client:
         try:
             yield client
         except CallError as error:

@@ -22,7 +22,8 @@ def repair(
 
     A key is dirty when a write did not reach both stores for certain, or when verify found it
     different. What the primary lacks is deleted on the secondary. `crossfade reconcile` does this
-    all the time; this command does it once and ends.
+    all the time; this command does it once and ends. It runs in this process, or in the proxy
+    where that alone may write a store (reconcile.in_proxy).
 
     Exit code 1 if keys are left that could not be repaired (a dead letter, a missing parent).
 
@@ -38,7 +39,7 @@ def repair(
     params = jobs.parameters(
         collections=list(collection or []), workers=workers, rows_per_s_max=rows_per_s
     )
-    job = jobs.run_here(config, JobKind.REPAIR, params, output)
+    job = jobs.run_job(config, JobKind.REPAIR, params, output)
     jobs.report(job, output, ())
     jobs.explain_interrupted(job, output)
     left = number(job.summary, "left")

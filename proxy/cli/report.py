@@ -144,6 +144,14 @@ def _show(found: Mapping[str, Any], output: Output) -> None:
     if any(causes.values()):
         rows = [[name, count] for name, count in causes.items() if count]
         output.table("differing ids by cause", ["cause", ">ids"], rows)
+    known = _part(total, "known_differences")
+    if known:
+        rows = [[escaped(reason), known[reason]] for reason in sorted(known)]
+        output.table("known differences, excused", ["reason", ">ids"], rows)
+    by_rank = _part(total, "by_rank")
+    if by_rank:
+        rows = [[escaped(reason), by_rank[reason]] for reason in sorted(by_rank)]
+        output.table("ranks compared, not scores", ["reason", ">queries"], rows)
     output.say("more: [bold]crossfade report --out report.html[/bold]")
 
 

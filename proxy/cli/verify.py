@@ -37,6 +37,11 @@ def verify(
     split until its records are named. A difference counts only if the key had no write under way
     and still differs on a second read. Each differing key is queued for repair.
 
+    Where the secondary's vectors are made by another model none may be lacking, and of a sample
+    (1 %, at least 20 of each range) the text is embedded again and compared.
+
+    Runs in this process, or in the proxy where that alone may write a store; see backfill.
+
     missing: only on the primary. extra: only on the secondary. in flight:
     being written meanwhile, or dirty and waiting for repair; not a difference.
 
@@ -57,7 +62,7 @@ def verify(
         workers=workers,
         rows_per_s_max=rows_per_s,
     )
-    job = jobs.run_here(config, JobKind.VERIFY, params, output)
+    job = jobs.run_job(config, JobKind.VERIFY, params, output)
     jobs.report(job, output, _COUNTS)
     jobs.explain_interrupted(job, output)
     differences = sum(number(job.summary, name) for name in ("mismatched", "missing", "extra"))

@@ -15,12 +15,13 @@ from proxy.cli.change import show_change
 from proxy.cli.exits import ExitCode
 from proxy.cli.jobs import outcome, parameters
 from proxy.cli.jobs import report as report_job
-from proxy.cli.local import JobBar, owner_name
+from proxy.cli.local import JobBar
 from proxy.cli.output import Output, cell, plain
 from proxy.cli.remote import actor_name, as_ours
 from proxy.cli.verify import difference_text
 from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable
 from proxy.ledger.types import Job, JobKind, JobState
+from proxy.server.reconciling import owner_name
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 
@@ -104,7 +105,7 @@ def test_a_job_is_shown_by_collection(capsys: pytest.CaptureFixture[str]) -> Non
     assert outcome(job(), good=True) is ExitCode.OK
     assert outcome(job(), good=False) is ExitCode.NO
     assert outcome(job(JobState.REQUESTED), good=True) is ExitCode.INTERRUPTED
-    assert outcome(job(JobState.PAUSED), good=True) is ExitCode.NO
+    assert outcome(job(JobState.PAUSED), good=True) is ExitCode.INTERRUPTED
 
 
 def test_a_progress_bar_takes_any_summary(capsys: pytest.CaptureFixture[str]) -> None:

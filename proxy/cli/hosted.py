@@ -1,0 +1,208 @@
+"""Jobs of a proxy that reconciles itself: asked for there, and watched as if they ran here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.cli.output import Output
+from proxy.cli.remote import Target, actor_name, as_ours, control
+from proxy.errors import Reason, Rejected, Unavailable
+
+if TYPE_CHECKING:
+    from crossfade.client.control import ControlClient
+    from crossfade.client.control_types import Job as ClientJob
+
+    from proxy.cli.local import JobBar
+    from proxy.config.loader import Config
+    from proxy.config.settings import ListenSettings
+    from proxy.ledger.types import Job, JobKind
+    from proxy.model import JsonValue
+
+PROBE_S = 3.0
+"""How long a proxy may take to say that it is there."""
+
+_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}  # noqa: S104  # where to ask one that listens everywhere
+
+
+def target_of(listen: ListenSettings) -> Target | None:
+    """Return where the configured proxy is found from its own machine, None if nobody can know.
+
+    With TLS its own certificate is trusted, unless CROSSFADE_TLS_CA names another authority.
+    """
+    host, _, port = listen.address.rpartition(":")
+    if not port.isdigit() or port == "0":
+        return None
+    address = f"{_ANYWHERE.get(host, host)}:{port}"
+    if listen.tls is None:
+        return Target(address=address)
+    own = os.environ.get("CROSSFADE_TLS_CERT", "")
+    return Target(
+        address=address,
+        tls_ca=Path(os.environ.get("CROSSFADE_TLS_CA", "") or listen.tls.certificate),
+        tls_cert=Path(own) if own else None,
+    )
+
+
+async def reconciling_proxy(config: Config) -> Target | None:
+    """Return the proxy that runs this configuration's jobs, None if there is none to ask.
+
+    Raises:
+        Rejected(FAILED_PRECONDITION): another migration's proxy answers there.
+    """
+    from proxy.cli.local import make_parts
+    from proxy.server.reconciling import in_proxy
+
+    settings = config.settings
+    target = target_of(settings.listen)
+    if target is None or not in_proxy(settings.reconcile, make_parts(config).stores.values()):
+        return None
+    migration = await _served(target)
+    if migration in (None, settings.migration):
+        return target if migration else None
+    raise Rejected(
+        f"The proxy at {target.address} serves {migration}, not {settings.migration}.",
+        reason=Reason.FAILED_PRECONDITION,
+        hint="Correct listen.address, or migration, in the configuration.",
+    )
+
+
+async def _served(target: Target) -> str | None:
+    """Return the migration that a proxy at this address serves, None if nobody answers."""
+    from crossfade.client.errors import CallError
+
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(control(target, retries=0, timeout_s=PROBE_S))
+        try:
+            return (await client.status()).migration
+        except CallError as error:
+            if not error.detail.reason and isinstance(as_ours(error, target.address), Unavailable):
+                return None
+            raise
+
+
+async def run_job(
+    config: Config,
+    target: Target,
+    kind: JobKind,
+    params: Mapping[str, JsonValue],
+    output: Output,
+) -> Job:
+    """Have the proxy run one job, and watch it to its end.
+
+    An unfinished one with the same parameters goes on, as it would here. Ctrl-C and SIGTERM pause
+    it after the batch under way; the same command goes on from there.
+
+    Raises:
+        Rejected: a parameter is wrong, or another such job is under way.
+        Unavailable: the proxy went away; the job keeps its place.
+    """
+    from proxy.cli.local import JobBar
+    from proxy.cli.session import until_stopped
+    from reconcile.params import parse_params, settings_for
+
+    parse_params(kind, params, config.collections)
+    settings_for(config.settings.reconcile, params)
+    stop = asyncio.Event()
+    async with control(target) as client:
+        job = await _begun(client, kind, params)
+        with JobBar(kind.value, output) as bar:
+
+            async def watched() -> Job:
+                # By now a signal pauses the job, so whoever reads this line may send one.
+                output.note(f"job {job.job_id} runs in the proxy at {target.address}")
+                return await _watched(client, job.job_id, bar, stop)
+
+            ended = await until_stopped(watched(), stop=stop.set)
+    if ended is None:
+        raise KeyboardInterrupt
+    return ended
+
+
+async def _begun(client: ControlClient, kind: JobKind, params: Mapping[str, JsonValue]) -> Job:
+    """Return the job that is under way, resumed, or new."""
+    from crossfade.client import control_types as there
+
+    from reconcile.jobs import unfinished
+    from reconcile.roles import period_epoch
+
+    began = period_epoch((await client.status()).flags)
+    known = [as_ledgers(one) for one in await client.jobs()]
+    same = [job for job in known if job.kind is kind]
+    found = unfinished(same, params, began=began, join=True)
+    actor = actor_name("")
+    if found is None:
+        asked = there.JobKind(kind.value)
+        return as_ledgers(await client.start_job(asked, dict(params), actor=actor))
+    if found.state.value in ("paused", "failed"):
+        resumed = await client.control_job(found.job_id, there.JobAction.RESUME, actor=actor)
+        return as_ledgers(resumed)
+    return found
+
+
+async def _watched(client: ControlClient, job_id: int, bar: JobBar, stop: asyncio.Event) -> Job:
+    """Follow a job until it ends or is paused."""
+    from proxy.ledger.types import JobState
+
+    job: Job | None = None
+    pausing = asyncio.create_task(_pause_when(stop, client, job_id))
+    try:
+        async for seen in client.watch_job(job_id):
+            job = as_ledgers(seen)
+            bar.update(job)
+            if job.state is JobState.PAUSED:
+                break
+    finally:
+        pausing.cancel()
+        await asyncio.wait([pausing])
+    if job is None:
+        raise Unavailable(f"The proxy says nothing of job {job_id}.", where="proxy")
+    return job
+
+
+async def _pause_when(stop: asyncio.Event, client: ControlClient, job_id: int) -> None:
+    """Pause the job once the command is told to stop; one that has just ended needs it no more."""
+    from crossfade.client import control_types as there
+    from crossfade.client.errors import CallError
+
+    await stop.wait()
+    try:
+        await client.control_job(job_id, there.JobAction.PAUSE, actor=actor_name(""))
+    except CallError:
+        return
+
+
+def as_ledgers(job: ClientJob) -> Job:
+    """Return a job as the ledger has it, so that it is shown and judged like one that ran here."""
+    from proxy.ledger.types import Job, JobKind, JobState
+
+    return Job(
+        job_id=job.job_id,
+        kind=JobKind(job.kind.value),
+        state=JobState(job.state.value),
+        wanted=JobState(job.wanted.value),
+        epoch=job.epoch,
+        params=job.params,
+        summary=job.summary,
+        owner=job.owner,
+        owner_alive=job.owner_alive,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        error=job.error,
+    )
+
+
+def refuse_beside(target: Target, stores: Sequence[str]) -> Rejected:
+    """Say why no reconciler can be started beside this proxy."""
+    return Rejected(
+        f"The proxy at {target.address} reconciles itself: it alone may write the"
+        f" {' and the '.join(stores)} store.",
+        reason=Reason.FAILED_PRECONDITION,
+        hint="Nothing needs to be started. `crossfade backfill`, `verify`, `repair` and `job` ask"
+        " that proxy; `crossfade status` shows its jobs.",
+    )
