@@ -17,6 +17,7 @@ from proxy.control.switch import Switch
 from proxy.controlplane import Precondition
 from proxy.dual_write.deletes import Deletes
 from proxy.dual_write.writer import DualWriter, WriterParts
+from proxy.embedding.base import Embedder
 from proxy.errors import CrossfadeError, Rejected
 from proxy.ledger.base import Ledger
 from proxy.ledger.group_commit import AppendGroup, SettleQueue
@@ -38,7 +39,7 @@ from reconcile.jobs import Reconciler
 from reconcile.repair import Repair
 from shadow.gate import gate
 from shadow.report import build_report
-from shadow.shadow_read import ShadowReader
+from shadow.shadow_read import ShadowParts, ShadowReader
 from shadow.stats import merge_json
 
 _DRAIN_ROUNDS = 3
@@ -61,6 +62,7 @@ class Parts:
     plane: Plane
     control: ControlService
     reconciler: Reconciler
+    embedder: Embedder | None = None
 
     async def close(self) -> None:
         """Release every connection; safe to call twice."""
@@ -68,6 +70,7 @@ class Parts:
             self.flags.close(),
             *(store.close() for store in self.stores.values()),
             self.ledger.close(),
+            *([self.embedder.close()] if self.embedder is not None else []),
         )
 
 
@@ -89,11 +92,17 @@ def build_sides(stores: Mapping[str, Store], settings: Settings, clock: Clock) -
 
 
 def build_parts(
-    config: Config, opening: Opening, ledger: Ledger, telemetry: Telemetry, clock: Clock
+    config: Config,
+    opening: Opening,
+    ledger: Ledger,
+    telemetry: Telemetry,
+    clock: Clock,
+    *,
+    embedder: Embedder | None = None,
 ) -> Parts:
-    """Wire a proxy over stores and an open ledger."""
+    """Wire a proxy over stores, an open ledger and, if a collection needs one, an embedder."""
     settings = config.settings
-    specs = config.old.collections
+    specs = config.collections
     stores: dict[str, Store] = {
         name: InstrumentedStore(store, telemetry.tracing, telemetry.metrics)
         for name, store in opening.stores.items()
@@ -121,6 +130,8 @@ def build_parts(
             member=member,
             clock=clock,
             specs=specs,
+            embedder=embedder,
+            embed_deadline_s=settings.embedder.deadline_s,
         ),
         settings.writes,
     )
@@ -132,15 +143,24 @@ def build_parts(
     )
     dirty = DirtyCounts(ledger, clock)
     shadow = ShadowReader(
-        stores=stores,
-        ledger=ledger,
-        routing=lambda: member.current,
-        replica_id=f"shadow-{uuid.uuid4().hex[:12]}",
-        settings=settings.shadow,
-        clock=clock,
+        ShadowParts(
+            stores=stores,
+            ledger=ledger,
+            routing=lambda: member.current,
+            replica_id=f"shadow-{uuid.uuid4().hex[:12]}",
+            clock=clock,
+            engines={"old": settings.old.engine, "new": settings.new.engine},
+            embedder=embedder,
+        ),
+        settings.shadow,
     )
     reconciler = build_reconciler(
-        stores, ledger, settings.reconcile, clock=clock, metrics=telemetry.metrics
+        stores,
+        ledger,
+        settings.reconcile,
+        clock=clock,
+        metrics=telemetry.metrics,
+        embedder=embedder,
     )
     reader = ReadPath(
         ReaderParts(
@@ -152,6 +172,7 @@ def build_parts(
             clock=clock,
             specs=specs,
             observers=(shadow,),
+            embedder=embedder,
         ),
         settings.reads,
     )
@@ -169,6 +190,7 @@ def build_parts(
         plane=Plane(writer, Deletes(writer, sides, member, specs), reader),
         control=_build_control(settings, sides, ledger, shadow, reconciler),
         reconciler=reconciler,
+        embedder=embedder,
     )
 
 

@@ -13,10 +13,12 @@ from typing import Any
 
 from proxy.clock import Clock, SystemClock
 from proxy.config.loader import Config
+from proxy.embedding.base import Embedder
 from proxy.errors import CrossfadeError
 from proxy.fronts.native.serve import NativeServer, ServeOptions
 from proxy.ledger.types import Phase
 from proxy.server.build import build_ledger, build_store
+from proxy.server.embedding import open_embedder
 from proxy.server.health import LeaseHealth
 from proxy.server.housekeeping import HoldWatch, Housekeeping, pay_debt
 from proxy.server.opening import Opening
@@ -41,8 +43,8 @@ async def serve(config: Config, *, insecure: bool, ready: Callable[[str], None])
         ready: told "host:port" once requests are taken.
 
     Raises:
-        ConfigInvalid: the stores do not fit the layouts.
-        Unavailable: the primary or the ledger does not answer at the start.
+        ConfigInvalid: the stores do not fit the layouts, or the models of their vectors.
+        Unavailable: the primary, the ledger or the embedder does not answer at the start.
         Corrupt: the ledger has another schema version.
     """
     configure_logs(config.settings.telemetry)
@@ -113,8 +115,9 @@ async def running(
 async def open_parts(config: Config, telemetry: Telemetry, clock: Clock) -> Parts:
     """Open stores and ledger, join the migration, and wire a proxy over them.
 
-    The ledger and the primary must answer; a secondary that does not is opened later. In new_only
-    the old store may be gone, or its tables: that is logged, and nothing else.
+    The ledger and the primary must answer, and the models must be loaded; a secondary that does
+    not answer is opened later. In new_only the old store may be gone, or its tables: that is
+    logged, and nothing else.
     """
     settings = config.settings
     stores = {
@@ -123,16 +126,20 @@ async def open_parts(config: Config, telemetry: Telemetry, clock: Clock) -> Part
     }
     opening = Opening(stores, clock)
     ledger = build_ledger(settings, clock)
+    embedder: Embedder | None = None
     try:
         await ledger.open()
         routing = await ledger.routing()
         await opening.open(only=routing.primary if routing.phase is Phase.NEW_ONLY else "")
         opening.require(routing.primary)
-        parts = build_parts(config, opening, ledger, telemetry, clock)
+        embedder = await open_embedder(config, clock)
+        parts = build_parts(config, opening, ledger, telemetry, clock, embedder=embedder)
         await parts.flags.open()
         await parts.member.start()
     except BaseException:
         await asyncio.gather(*(store.close() for store in stores.values()), ledger.close())
+        if embedder is not None:
+            await embedder.close()
         raise
     return parts
 
@@ -147,7 +154,7 @@ def _front(parts: Parts, telemetry: Telemetry, *, insecure: bool) -> NativeServe
             limits=settings.limits,
             telemetry=telemetry.rpc,
         ),
-        collections=parts.config.old.collections,
+        collections=parts.config.collections,
         data_plane=ObservedDataPlane(parts.plane, telemetry.metrics),
         control_plane=parts.control,
     )
@@ -172,6 +179,7 @@ def _chores(
         telemetry.metrics,
         clock=clock,
         shadow=parts.shadow.gauges,
+        embedder=parts.embedder.stats if parts.embedder is not None else dict,
     )
     chores = (
         ("opening", parts.opening.run()),

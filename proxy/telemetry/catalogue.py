@@ -71,6 +71,12 @@ STORE_POOL = MetricSpec(
     labels=("store", "state"),
     help="A store's connections and waiting callers, as its adapter counts them.",
 )
+EMBEDDER = MetricSpec(
+    name="crossfade.embedder",
+    kind=Kind.GAUGE,
+    labels=("figure",),
+    help="The embedder: texts waiting, texts, batches, cache hits, 1 if it is up.",
+)
 STORE_UP = MetricSpec(
     name="crossfade.store.up",
     kind=Kind.GAUGE,
@@ -213,6 +219,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     STORE_DURATION,
     LEDGER_DURATION,
     STORE_POOL,
+    EMBEDDER,
     STORE_UP,
     STORE_PRIMARY,
     BREAKER_OPEN,

@@ -27,11 +27,13 @@ class GaugePoller:
         clock: Clock,
         interval_s: float = 5.0,
         shadow: Callable[[], Mapping[str, float]] = dict,
+        embedder: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         """Make a poller.
 
         Args:
             shadow: returns running totals of shadow reads by outcome ("queued" is no total).
+            embedder: returns the figures of the embedder, nothing if there is none.
         """
         self._control = control
         self._stores = stores
@@ -39,6 +41,7 @@ class GaugePoller:
         self._clock = clock
         self._interval_s = interval_s
         self._shadow = shadow
+        self._embedder = embedder
         self._shadow_seen: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -58,6 +61,7 @@ class GaugePoller:
         """Set the gauges once. Raises what `ControlPlane.status` raises."""
         for name, store in self._stores.items():
             self._metrics.pool(name, store.stats())
+        self._metrics.embedder(self._embedder())
         self._count_shadow()
         report_status(await self._control.status(), self._metrics)
 

@@ -149,6 +149,11 @@ class Metrics:
         for state, value in stats.items():
             self._set(catalogue.STORE_POOL, value, {"store": store, "state": state})
 
+    def embedder(self, stats: Mapping[str, float]) -> None:
+        """The figures of the embedder."""
+        for figure, value in stats.items():
+            self._set(catalogue.EMBEDDER, value, {"figure": figure})
+
     def replicas(self, *, alive: int, behind: int) -> None:
         """How many replicas there are."""
         self._set(catalogue.REPLICAS, alive, {"state": "alive"})

@@ -89,6 +89,7 @@ def everything_reported(telemetry: Telemetry) -> None:
     metrics.flag_error("GENERAL")
     metrics.batch("backfill", "documents", rows=10, size=100, seconds=0.5)
     metrics.pool("old", {"size": 2})
+    metrics.embedder({"texts_waiting": 3, "up": 1})
     report_status(status(), metrics)
 
 
