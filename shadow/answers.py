@@ -9,6 +9,7 @@ from proxy.canonical import differing_fields, record_digest, same_value
 from proxy.layouts import ColumnKind, StoreSchema
 from proxy.model import CollectionSpec, Key, Metric, Record
 from proxy.query import Hit, SearchMode, SearchQuery, SearchResult
+from proxy.vectors import same_space
 from shadow.exact import exact_similarity
 from shadow.metrics import Ranked
 from shadow.semantics import Query
@@ -20,25 +21,36 @@ class Question:
 
     Attributes:
         fields: value fields that both stores hold, in name order.
-        vectors: both stores hold the vector.
+        vectors: both stores hold the vector, and the same one.
+        by_rank: why the two stores' scores cannot be compared, "" if they can.
+        sought: the vector that is searched for, None if there is none for both stores.
     """
 
     query: Query
     spec: CollectionSpec
     fields: tuple[str, ...]
     vectors: bool
+    by_rank: str = ""
+    sought: bytes | None = None
 
     @classmethod
-    def of(cls, query: Query, old: StoreSchema, new: StoreSchema) -> Question:
+    def of(cls, query: Query, old: StoreSchema, new: StoreSchema, *, by_rank: str = "") -> Question:
         """Return the question for a pair of stores."""
         name = query.collection
         fields = old.stored_value_fields(name) & new.stored_value_fields(name)
         vectors = all(
             any(column.kind is ColumnKind.VECTOR for column in schema.layouts[name].columns)
             for schema in (old, new)
+        ) and same_space(old.collections[name].vector, new.collections[name].vector)
+        by_vector = isinstance(query, SearchQuery) and query.mode is SearchMode.VECTOR
+        return cls(
+            query=query,
+            spec=old.collections[name],
+            fields=tuple(sorted(fields)),
+            vectors=vectors,
+            by_rank=by_rank,
+            sought=query.vector if by_vector and isinstance(query, SearchQuery) else None,
         )
-        spec = old.collections[name]
-        return cls(query=query, spec=spec, fields=tuple(sorted(fields)), vectors=vectors)
 
     @property
     def kind(self) -> str:
@@ -69,16 +81,20 @@ class Question:
 
     def exact_score(self, record: Record | None, metric: Metric | None) -> float | None:
         """Return the record's exact similarity to the query, None if that has no meaning."""
-        if record is None or metric is None or not isinstance(self.query, SearchQuery):
+        if record is None or metric is None or self.by_rank:
             return None
-        if self.query.mode is not SearchMode.VECTOR:
-            return None
-        return exact_similarity(metric, self.query.vector, record.vector)
+        return exact_similarity(metric, self.sought, record.vector)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one store answered. `duplicates`: keys that it gave more than once."""
+    """What one store answered.
+
+    Attributes:
+        ranked: without scores where those of the two stores cannot be compared.
+        metric: of the scores; None without any.
+        duplicates: keys that it gave more than once.
+    """
 
     store: str
     ranked: Ranked
@@ -89,9 +105,10 @@ class Answer:
 
     @classmethod
     def of_search(
-        cls, store: str, result: SearchResult, *, limit: int, latency_ms: float
+        cls, store: str, result: SearchResult, question: Question, *, latency_ms: float
     ) -> Answer:
         """Return the answer of a search."""
+        scored = not question.by_rank
         best: dict[Key, Hit] = {}
         for hit in result.hits:
             best.setdefault(hit.record.key, hit)
@@ -100,12 +117,12 @@ class Answer:
             store=store,
             ranked=Ranked(
                 ids=tuple(hit.record.key for hit in ordered),
-                scores=tuple(hit.similarity for hit in ordered),
-                limit=limit,
+                scores=tuple(hit.similarity for hit in ordered) if scored else (),
+                limit=question.query.limit,
             ),
             records={hit.record.key: hit.record for hit in ordered},
             latency_ms=latency_ms,
-            metric=result.metric,
+            metric=result.metric if scored else None,
             duplicates=len(result.hits) - len(ordered),
         )
 

@@ -20,7 +20,8 @@ class Cause(Enum):
     TIE = "tie"
     """Its score is within epsilon of the k-th of the other answer."""
     SEMANTIC = "semantic"
-    """A known difference of meaning: filter, tokenisation, fusion, or no place in the layout."""
+    """A known difference of meaning: filter, words, model, fusion, or no place in the layout.
+    It excuses no record that is missing, too many or stale."""
     MISSING = "missing"
     """The record is not in the candidate."""
     EXTRA = "extra"
@@ -123,7 +124,7 @@ def attribute(case: Case) -> tuple[Finding, ...]:
 
 def _own_cause(case: Case, key: Key, side: Side) -> Finding:
     """Try the causes that need nothing but the key itself, in their order."""
-    for attempt in (_in_flight, _tie, _semantic, _one_sided, _stale, _vector):
+    for attempt in (_in_flight, _tie, _no_place, _one_sided, _stale, _semantic, _vector):
         found = attempt(case, key, side)
         if found is not None:
             return found
@@ -157,13 +158,16 @@ def _tie(case: Case, key: Key, side: Side) -> Finding | None:
     return Finding(key=key, side=side, cause=Cause.TIE, detail=detail)
 
 
-def _semantic(case: Case, key: Key, side: Side) -> Finding | None:
+def _no_place(case: Case, key: Key, side: Side) -> Finding | None:
     reason = case.no_place.get(key, "")
-    if not reason and not (side is Side.BOTH and _content_seen_differently(case, key)):
-        reason = case.semantic
-    if not reason:
+    return Finding(key=key, side=side, cause=Cause.SEMANTIC, detail=reason) if reason else None
+
+
+def _semantic(case: Case, key: Key, side: Side) -> Finding | None:
+    content = side is Side.BOTH and _content_seen_differently(case, key)
+    if content or not case.semantic:
         return None
-    return Finding(key=key, side=side, cause=Cause.SEMANTIC, detail=reason)
+    return Finding(key=key, side=side, cause=Cause.SEMANTIC, detail=case.semantic)
 
 
 def _content_seen_differently(case: Case, key: Key) -> bool:
@@ -201,7 +205,7 @@ def _vector(case: Case, key: Key, side: Side) -> Finding | None:
         detail = "the two stores use different metrics"
     elif facts is not None:
         detail = facts.wrong_score
-    if not detail and side is Side.BOTH:
+    if not detail and side is Side.BOTH and not case.question.by_rank:
         detail = "the two stores score the same record differently"
     return Finding(key=key, side=side, cause=Cause.VECTOR, detail=detail) if detail else None
 

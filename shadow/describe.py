@@ -16,6 +16,7 @@ from proxy.query import (
     ListQuery,
     Not,
     Or,
+    SearchMode,
     SearchQuery,
 )
 from shadow.answers import Question
@@ -53,14 +54,25 @@ def describe_query(query: SearchQuery | ListQuery) -> str:
         parts += [f"from row {query.offset}"] if query.offset else []
         parts += ["continued"] if query.after is not None else []
     else:
-        to = f" to “{shorten(query.text, 90)}”" if query.text else ""
-        if query.vector is not None:
-            to += f"{' and' if to else ''} to a vector of {len(query.vector) // 4:,} numbers"
-        parts = [f"{query.limit} nearest{to}"]
+        parts = [f"{query.limit} {_sought(query)}"]
         parts += ["exactly"] if query.exact else []
     if query.filter is not None:
         parts.append(f"where {shorten(describe_filter(query.filter))}")
     return ", ".join(parts)
+
+
+def _sought(query: SearchQuery) -> str:
+    text = f"“{shorten(query.text, 90)}”"
+    if query.mode is SearchMode.TEXT:
+        return f"nearest in meaning to {text}"
+    if query.mode is SearchMode.KEYWORD:
+        return f"best for the words {text}"
+    given = query.vector is not None
+    vector = f"a vector of {len(query.vector or b'') // 4:,} numbers" if given else ""
+    if query.mode is SearchMode.HYBRID:
+        near = f"{vector} and the words {text}" if given else f"the meaning and the words of {text}"
+        return f"best for {near} (alpha {query.alpha:g})"
+    return f"nearest to {vector}" if given else "nearest"
 
 
 def describe_filter(node: Filter) -> str:  # noqa: PLR0911 - one return for each kind of node

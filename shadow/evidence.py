@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 from proxy.clock import Clock
-from proxy.errors import CrossfadeError
+from proxy.embedding.queries import QueryEmbedder
+from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable
 from proxy.ledger.types import CopySnapshot
 from proxy.model import Key, Record
-from proxy.query import SearchQuery
+from proxy.query import SearchMode, SearchQuery
 from proxy.stores.base import Store
 from shadow.answers import Answer, Evidence, Facts, Pair, Policy, Question
 from shadow.attribute import Case, Cause, attribute, differing_keys
 from shadow.compare import Comparison, compare, needs_second_look
 from shadow.metrics import tie_aware_overlap
-from shadow.semantics import Query, SemanticRule, cannot_hold
+from shadow.semantics import SemanticRule, cannot_hold
 
 _KEYS_AT_ONCE = 64
 """Records fetched together: with 3,072 dimensions about 1 MB from each store."""
@@ -55,6 +56,10 @@ class Inconclusive:
     reason: str
 
 
+class _NotEmbedded(Exception):
+    """A text has no vector yet, and that is no store's fault."""
+
+
 Outcome: TypeAlias = Comparison | Failed | Inconclusive
 
 
@@ -65,6 +70,7 @@ class Investigator:
     Attributes:
         stores: by name, "old" and "new".
         deadline_s: for the candidate's answer, and once more for gathering the evidence.
+        queries: embeds the text of a search for the store that is asked.
     """
 
     stores: Mapping[str, Store]
@@ -73,6 +79,7 @@ class Investigator:
     policy: Policy
     semantic: SemanticRule
     deadline_s: float
+    queries: QueryEmbedder = field(default_factory=QueryEmbedder)
 
     async def investigate(self, question: Question, control: Answer, candidate: str) -> Outcome:
         """Compare one served answer with the candidate's. Errors are outcomes, not exceptions."""
@@ -82,8 +89,12 @@ class Investigator:
         except (CrossfadeError, TimeoutError) as error:
             return Inconclusive(reason=_name(error))
         try:
+            question = await self._sought(question, candidate)
+        except _NotEmbedded:
+            return Inconclusive(reason="embedder")
+        try:
             async with asyncio.timeout(self.deadline_s):
-                answer = await self.ask(candidate, question.query)
+                answer = await self.ask(candidate, question)
         except (CrossfadeError, TimeoutError) as error:
             message = str(error) or f"no answer within {self.deadline_s:g} s"
             return Failed(error=_name(error), message=message)
@@ -94,22 +105,51 @@ class Investigator:
         except (CrossfadeError, TimeoutError) as error:
             return Inconclusive(reason=_name(error))
 
-    async def ask(self, store: str, query: Query) -> Answer:
-        """Ask one store and time it."""
-        started = self.clock.monotonic_s()
+    async def _sought(self, question: Question, candidate: str) -> Question:
+        """Embed a text for the candidate beforehand: that it takes long is not its fault.
+
+        Raises:
+            _NotEmbedded: the embedder is down or has too much to do.
+        """
+        query = question.query
+        if not isinstance(query, SearchQuery):
+            return question
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                ready = await self._ready(candidate, query)
+        except (Unavailable, TimeoutError) as error:
+            raise _NotEmbedded from error
+        except Rejected as error:
+            if error.reason is Reason.RESOURCE_EXHAUSTED:
+                raise _NotEmbedded from error
+            return question  # the candidate cannot be asked this, and will be counted as failing
+        if query.mode is not SearchMode.TEXT:
+            return question
+        return replace(question, sought=ready.vector)
+
+    async def _ready(self, store: str, query: SearchQuery) -> SearchQuery:
+        schema = self.stores[store].schema
+        return await self.queries.for_store(query, schema, self.deadline_s)
+
+    async def ask(self, store: str, question: Question) -> Answer:
+        """Ask one store and time it; what embedding takes is not its time."""
+        query = question.query
         if isinstance(query, SearchQuery):
-            result = await self.stores[store].search(query, deadline_s=self.deadline_s)
+            ready = await self._ready(store, query)
+            started = self.clock.monotonic_s()
+            result = await self.stores[store].search(ready, deadline_s=self.deadline_s)
             elapsed_ms = (self.clock.monotonic_s() - started) * 1000
-            return Answer.of_search(store, result, limit=query.limit, latency_ms=elapsed_ms)
+            return Answer.of_search(store, result, question, latency_ms=elapsed_ms)
+        started = self.clock.monotonic_s()
         records = await self.stores[store].list_records(query, deadline_s=self.deadline_s)
         elapsed_ms = (self.clock.monotonic_s() - started) * 1000
         return Answer.of_list(store, records, limit=query.limit, latency_ms=elapsed_ms)
 
-    async def noise(self, control: Answer, query: Query) -> float | None:
+    async def noise(self, control: Answer, question: Question) -> float | None:
         """Read the control again; return its overlap with itself, None if it did not answer."""
         try:
             async with asyncio.timeout(self.deadline_s):
-                again = await self.ask(control.store, query)
+                again = await self.ask(control.store, question)
         except (CrossfadeError, TimeoutError):
             return None
         return tie_aware_overlap(control.ranked, again.ranked, self.policy.score_epsilon)
@@ -143,8 +183,8 @@ class Investigator:
             fenced = snapshot.in_flight | await self.fence.fenced(collection, keys)
             again = replace(
                 case.pair,
-                control=await self.ask(case.control.store, case.question.query),
-                candidate=await self.ask(case.candidate.store, case.question.query),
+                control=await self.ask(case.control.store, case.question),
+                candidate=await self.ask(case.candidate.store, case.question),
             )
             facts, facts_again = await self._facts(keys, case.pair, again)
             fenced |= await self.fence.fenced(collection, keys)

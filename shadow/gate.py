@@ -31,6 +31,8 @@ _ZERO = {
     ),
 }
 
+_REASONS_MAX = 3
+
 _ANEW = (
     "What was counted stays counted: once a verify is clean, go back and forward again "
     "(`crossfade phase shadow` from ramp, `crossfade phase dual_write` and then `crossfade phase "
@@ -103,9 +105,10 @@ def _overlap(groups: Mapping[GroupKey, GroupStats], settings: ShadowSettings) ->
     if worst:
         lowest = means[worst] or 0.0
         passed = lowest >= settings.gate_overlap_min
-        detail = f"lowest for {worst}: {lowest:.4f} after excusing, at least " + (
+        detail = (
+            f"lowest for {worst}: {lowest:.4f} after excusing, at least "
             f"{settings.gate_overlap_min:.4f} needed"
-        )
+        ) + _excused(groups)
     return Precondition(
         name="shadow: overlap",
         passed=passed,
@@ -113,6 +116,21 @@ def _overlap(groups: Mapping[GroupKey, GroupStats], settings: ShadowSettings) ->
         remedy="Raise ef_search or oversample of the index, or rebuild it; `crossfade report` "
         "shows the worst queries side by side.",
     )
+
+
+def _excused(groups: Mapping[GroupKey, GroupStats]) -> str:
+    """Say what was excused as a known difference, "" if nothing was."""
+    known: dict[str, int] = {}
+    for key, group in groups.items():
+        for reason, ids in group.known.items():
+            named = f"{key.kind}: {reason}"
+            known[named] = known.get(named, 0) + ids
+    if not known:
+        return ""
+    often = sorted(known, key=lambda reason: (-known[reason], reason))
+    more = f"; and {len(often) - _REASONS_MAX} more" if len(often) > _REASONS_MAX else ""
+    listed = "; ".join(f"{reason} ({known[reason]} ids)" for reason in often[:_REASONS_MAX])
+    return f"; known differences: {listed}{more}"
 
 
 def _zero(stats: Stats, cause: Cause) -> Precondition:

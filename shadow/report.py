@@ -31,6 +31,8 @@ A summary is
     empty_differs, counts_differ, order_differs, duplicates, second_looks   queries
     top1              share of queries with the same (or a tied) first hit
     differences       {ids, excused, charged, causes: {cause: n}}; every cause of shadow.attribute
+    known_differences {reason: ids} that are excused because the stores are known to differ
+    by_rank           {reason: queries} whose ranks were compared and whose scores were not
     overlap, overlap_excused, jaccard, rbo, tau
                       {count, mean, low, bins}: 20 equal steps of low..1, and exactly 1 apart
     noise             the same, of the overlap of the control with itself
@@ -145,6 +147,8 @@ def summary(group: GroupStats) -> dict[str, JsonValue]:
             "charged": sum(group.causes.get(cause.value, 0) for cause in ZERO_TOLERANCE),
             "causes": causes,
         },
+        "known_differences": _sorted(group.known),
+        "by_rank": _sorted(group.by_rank),
         "overlap": _shares(group.overlap),
         "overlap_excused": _shares(group.overlap_excused),
         "jaccard": _shares(group.jaccard),

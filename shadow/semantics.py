@@ -77,10 +77,19 @@ def fields_held_once(old: StoreSchema, new: StoreSchema) -> SemanticRule:
         if layouts[0] is None or layouts[1] is None:
             return ""
         held = layouts[0].stored_fields() ^ layouts[1].stored_fields()
-        alone = sorted(asked_fields(query) & held)
+        alone = sorted((asked_fields(query) | _worded(query, old)) & held)
         return f"only one store holds the field {alone[0]!r} that it asks for" if alone else ""
 
     return rule
+
+
+def _worded(query: Query, schema: StoreSchema) -> frozenset[str]:
+    """Return the fields in which a query looks for words."""
+    spec = schema.collections.get(query.collection)
+    if spec is None or spec.keyword is None or not isinstance(query, SearchQuery):
+        return frozenset()
+    by_words = query.mode in (SearchMode.KEYWORD, SearchMode.HYBRID)
+    return frozenset(spec.keyword.fields) if by_words else frozenset()
 
 
 def asked_fields(query: Query) -> frozenset[str]:

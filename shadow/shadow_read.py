@@ -7,7 +7,7 @@ import datetime as dt
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -15,6 +15,8 @@ import structlog
 from proxy.clock import Clock, SystemClock
 from proxy.config.settings import ShadowSettings
 from proxy.dataplane import Reading
+from proxy.embedding.base import Embedder
+from proxy.embedding.queries import QueryEmbedder
 from proxy.errors import CrossfadeError
 from proxy.ledger.types import Routing
 from proxy.model import JsonValue
@@ -25,6 +27,7 @@ from shadow.answers import Answer, Policy, Question
 from shadow.compare import Comparison
 from shadow.evidence import Failed, Fence, Investigator, Outcome
 from shadow.histogram import Shares
+from shadow.rankers import Rankers
 from shadow.samples import failure_of, sample_of
 from shadow.semantics import SemanticRule, any_of, fields_held_once, nothing_is_known
 from shadow.stats import GroupKey, GroupStats, Stats, of_comparison
@@ -62,44 +65,55 @@ class _Sampled:
         return _records(self.reading)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowParts:
+    """What the shadow reader is made of.
+
+    Attributes:
+        stores: by name, "old" and "new", open.
+        routing: returns the routing in force in this replica.
+        engines: by name; the words of a search are read alike by equal ones.
+        semantic: known differences of meaning, beyond those that the stores tell themselves.
+        embedder: makes vectors of searches by text; None if no store needs it.
+    """
+
+    stores: Mapping[str, Store]
+    ledger: ShadowLedger
+    routing: Callable[[], Routing]
+    replica_id: str
+    clock: Clock = field(default_factory=SystemClock)
+    engines: Mapping[str, str] = field(default_factory=dict)
+    semantic: SemanticRule = nothing_is_known
+    embedder: Embedder | None = None
+
+
 class ShadowReader:
     """Compares what was served with the other store's answer; a `proxy.dataplane.ReadObserver`.
 
     A difference that a write could explain is looked at twice: then the control is asked once
     more. Lower `settings.sample` if the control cannot bear that.
-
-    Args:
-        stores: by name, "old" and "new", open.
-        routing: returns the routing in force in this replica.
-        semantic: known differences of meaning, beyond fields that only one store holds.
     """
 
-    def __init__(
-        self,
-        *,
-        stores: Mapping[str, Store],
-        ledger: ShadowLedger,
-        routing: Callable[[], Routing],
-        replica_id: str,
-        settings: ShadowSettings,
-        clock: Clock | None = None,
-        semantic: SemanticRule = nothing_is_known,
-    ) -> None:
+    def __init__(self, parts: ShadowParts, settings: ShadowSettings) -> None:
+        stores = parts.stores
         self._stores = stores
-        self._ledger = ledger
-        self._routing = routing
-        self._replica_id = replica_id
+        self._ledger = parts.ledger
+        self._routing = parts.routing
+        self._replica_id = parts.replica_id
         self._settings = settings
-        self._clock = clock or SystemClock()
+        self._clock = parts.clock
+        self._rankers = Rankers.of(stores, parts.engines)
+        held_once = fields_held_once(stores["old"].schema, stores["new"].schema)
         self._investigator = Investigator(
             stores=stores,
-            fence=ledger,
+            fence=parts.ledger,
             clock=self._clock,
             policy=Policy(score_epsilon=settings.score_epsilon),
-            semantic=any_of(semantic, fields_held_once(stores["old"].schema, stores["new"].schema)),
+            semantic=any_of(parts.semantic, self._rankers.differ, held_once),
             deadline_s=settings.deadline_s,
+            queries=QueryEmbedder(parts.embedder),
         )
-        self._windows = Windows(replica_id)
+        self._windows = Windows(parts.replica_id)
         # Bounded in `_take`, by readings and by records, so that a stop mark always fits.
         self._queue: asyncio.Queue[_Sampled | None] = asyncio.Queue()
         self._queued_records = 0
@@ -263,13 +277,16 @@ class ShadowReader:
     async def _compare_one(self, item: _Sampled) -> None:
         reading = item.reading
         question = Question.of(
-            reading.query, self._stores["old"].schema, self._stores["new"].schema
+            reading.query,
+            self._stores["old"].schema,
+            self._stores["new"].schema,
+            by_rank=self._rankers.by_rank(reading.query),
         )
-        control = _served(reading)
+        control = _served(reading, question)
         outcome = await self._investigator.investigate(question, control, reading.candidate_store)
         group = self._group(item, question, outcome)
         if _share(reading.request_id or item.at, "noise") < self._settings.noise_sample:
-            noise = await self._investigator.noise(control, reading.query)
+            noise = await self._investigator.noise(control, question)
             group += GroupStats() if noise is None else GroupStats(noise=Shares.of(noise))
         self._count(item, group, question.kind)
 
@@ -309,11 +326,11 @@ def _records(reading: Reading) -> int:
     return max(len(reading.records), len(reading.search.hits) if reading.search else 0)
 
 
-def _served(reading: Reading) -> Answer:
+def _served(reading: Reading, question: Question) -> Answer:
     """Return the control's answer as it was served."""
     limit, store = reading.query.limit, reading.control_store
     if isinstance(reading.query, SearchQuery) and reading.search is not None:
-        return Answer.of_search(store, reading.search, limit=limit, latency_ms=reading.latency_ms)
+        return Answer.of_search(store, reading.search, question, latency_ms=reading.latency_ms)
     return Answer.of_list(store, reading.records, limit=limit, latency_ms=reading.latency_ms)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from proxy.errors import Corrupt
 from proxy.model import JsonValue
+from shadow.attribute import Cause
 from shadow.compare import Comparison
 from shadow.fields import counts, integer, mapping, mappings, text
 from shadow.histogram import Latencies, Shares, add_counts
@@ -47,6 +48,8 @@ class GroupStats:
         inconclusive: queries that could not be judged (ledger down, deadline), by reason.
         identical: compared without any difference.
         causes: differing ids by cause.
+        known: those excused as known differences, by reason.
+        by_rank: queries whose scores were left aside, by reason.
         score_delta_max: greatest difference of a score, in billionths.
         noise: overlap of the control with itself.
         worst: at most WORST_MAX samples, worst first (see shadow.samples).
@@ -64,6 +67,8 @@ class GroupStats:
     duplicates: int = 0
     second_looks: int = 0
     causes: Mapping[str, int] = field(default_factory=dict)
+    known: Mapping[str, int] = field(default_factory=dict)
+    by_rank: Mapping[str, int] = field(default_factory=dict)
     score_delta_max: int = 0
     overlap: Shares = _NONE
     overlap_excused: Shares = _NONE
@@ -105,7 +110,7 @@ class GroupStats:
     def from_json(cls, data: Mapping[str, JsonValue]) -> GroupStats:
         """Read what `to_json` wrote. Raises Corrupt."""
         values: dict[str, Any] = {name: integer(data, name) for name in _INTEGERS}
-        values |= {name: counts(data, name) for name in _COUNTS}
+        values |= {name: counts(data, name) for name in _COUNTS if name in data or name not in _NEW}
         values |= {name: Shares.from_json(mapping(data, name)) for name in _SHARES}
         values |= {name: Latencies.from_json(mapping(data, name)) for name in _LATENCIES}
         return cls(
@@ -126,7 +131,9 @@ _INTEGERS = (
     "second_looks",
     "score_delta_max",
 )
-_COUNTS = ("errors", "inconclusive", "causes")
+_COUNTS = ("errors", "inconclusive", "causes", "known", "by_rank")
+_NEW = frozenset({"known", "by_rank"})
+"""A replica of a former version does not count these yet."""
 _SHARES = ("overlap", "overlap_excused", "jaccard", "rbo", "tau", "noise")
 _LATENCIES = ("control_ms", "candidate_ms")
 _SUMS = tuple(name for name in _INTEGERS if name != "score_delta_max") + _SHARES + _LATENCIES
@@ -257,6 +264,7 @@ def _epoch(stats: Stats) -> int:
 def of_comparison(comparison: Comparison, sample: Mapping[str, JsonValue] | None) -> GroupStats:
     """Count one compared query; `sample` shows it side by side if it is worth showing."""
     likeness, causes = comparison.likeness, [item.cause.value for item in comparison.findings]
+    reasons = [item.detail for item in comparison.findings if item.cause is Cause.SEMANTIC]
     clean = not causes and likeness.order_agrees and not comparison.counts_differ
     case = comparison.case
     return GroupStats(
@@ -269,6 +277,8 @@ def of_comparison(comparison: Comparison, sample: Mapping[str, JsonValue] | None
         duplicates=case.candidate.duplicates,
         second_looks=int(case.evidence.looks > 1),
         causes={name: causes.count(name) for name in set(causes)},
+        known={reason: reasons.count(reason) for reason in set(reasons)},
+        by_rank={case.question.by_rank: 1} if case.question.by_rank else {},
         score_delta_max=_billionths(likeness.score_delta_max),
         overlap=Shares.of(likeness.overlap),
         overlap_excused=Shares.of(likeness.overlap_excused),

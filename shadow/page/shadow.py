@@ -161,7 +161,19 @@ def _differences(total: Json) -> Markup:
     ]
     heads = (("", "cause"), ("n", "ids"), ("n", "share"), ("wide", "meaning"), ("", "treatment"))
     note = f"{plural(ids, 'differing id')}, each attributed to the first cause that explains it."
-    return section(title, bar, table(heads, lines), note=note)
+    return section(title, bar, table(heads, lines), _known(total), note=note)
+
+
+def _known(total: Json) -> Markup:
+    """Return what the known differences are, most ids first."""
+    reasons = obj(total, "known_differences")
+    if not reasons:
+        return NOTHING
+    lines = [
+        (reason, count(num(reasons, reason)))
+        for reason in sorted(reasons, key=lambda name: (-(num(reasons, name) or 0.0), name))
+    ]
+    return table((("", "known difference"), ("n", "ids")), lines)
 
 
 def _rankings(total: Json) -> Markup:
@@ -174,10 +186,15 @@ def _rankings(total: Json) -> Markup:
     noise = num(total, "noise", "mean")
     measured = plural(num(total, "noise", "count") or 0, "query")
     delta = num(total, "score_delta_max")
+    by_rank = obj(total, "by_rank")
     facts = [
         f"First hit agrees in {_top1(total)} of the queries.",
         f"Jaccard {share(num(total, 'jaccard', 'mean'))} on average.",
         "" if delta is None else f"Greatest difference of a score: {delta:.2g}.",
+        *(
+            f"Ranks alone were compared in {plural(num(by_rank, reason) or 0, 'query')}: {reason}."
+            for reason in sorted(by_rank)
+        ),
         ""
         if noise is None
         else f"The control read twice agrees with itself to {share(noise)} "

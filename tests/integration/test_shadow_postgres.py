@@ -27,7 +27,7 @@ from proxy.stores.base import Store
 from proxy.stores.postgres import PostgresStore
 from shadow.attribute import Cause
 from shadow.gate import gate
-from shadow.shadow_read import ShadowReader
+from shadow.shadow_read import ShadowParts, ShadowReader
 from shadow.stats import Stats, merge_json
 from tests.doc_server import create_tables, delete, document, schemas, source, vector
 from tests.unit.shadow.support import FakeLedger
@@ -90,11 +90,13 @@ async def rig(new_database: Callable[[], str]) -> AsyncIterator[Rig]:
         await stores[side].open()
     ledger = FakeLedger()
     reader = ShadowReader(
-        stores=stores,
-        ledger=ledger,
-        routing=lambda: Routing(epoch=3, phase=Phase.SHADOW, primary="old"),
-        replica_id="replica-1",
-        settings=ShadowSettings(noise_sample=1.0),
+        ShadowParts(
+            stores=stores,
+            ledger=ledger,
+            routing=lambda: Routing(epoch=3, phase=Phase.SHADOW, primary="old"),
+            replica_id="replica-1",
+        ),
+        ShadowSettings(noise_sample=1.0),
     )
     made = Rig(stores["old"], stores["new"], ledger, reader)
     documents = [document(f"doc-{n:03}", number=n) for n in range(DOCUMENTS)]

@@ -11,6 +11,7 @@ import numpy as np
 
 from proxy.clock import SystemClock
 from proxy.dataplane import Reading
+from proxy.embedding.queries import QueryEmbedder
 from proxy.errors import CrossfadeError
 from proxy.layouts import Column, ColumnKind, Layout, StoreSchema
 from proxy.ledger.types import CopySnapshot, Phase, Routing
@@ -32,6 +33,7 @@ from proxy.stores.memory import MemoryStore
 from shadow.answers import Answer, Policy, Question
 from shadow.compare import Comparison
 from shadow.evidence import Investigator, Outcome
+from shadow.rankers import Rankers
 from shadow.semantics import SemanticRule, any_of, fields_held_once, nothing_is_known
 
 SPEC = CollectionSpec(
@@ -235,6 +237,8 @@ class Bench:
         self.old, self.new = FaultyStore("old"), FaultyStore("new", metric)
         self.ledger = FakeLedger()
         self.stores: dict[str, FaultyStore] = {"old": self.old, "new": self.new}
+        self.engines: dict[str, str] = {}
+        self.queries = QueryEmbedder()
 
     async def fill(self, **cosines: float) -> Bench:
         """Store documents by name and cosine similarity on both sides."""
@@ -267,16 +271,25 @@ class Bench:
         self, reading: Reading, semantic: SemanticRule = nothing_is_known, deadline_s: float = 5.0
     ) -> Outcome:
         """Compare a reading with the candidate."""
+        rankers = Rankers.of(self.stores, self.engines)
+        held_once = fields_held_once(self.old.schema, self.new.schema)
         investigator = Investigator(
             stores=self.stores,
             fence=self.ledger,
             clock=SystemClock(),
             policy=Policy(),
-            semantic=any_of(semantic, fields_held_once(self.old.schema, self.new.schema)),
+            semantic=any_of(semantic, rankers.differ, held_once),
             deadline_s=deadline_s,
+            queries=self.queries,
         )
-        question = Question.of(reading.query, self.old.schema, self.new.schema)
-        return await investigator.investigate(question, answer_of(reading), reading.candidate_store)
+        question = Question.of(
+            reading.query,
+            self.old.schema,
+            self.new.schema,
+            by_rank=rankers.by_rank(reading.query),
+        )
+        control = answer_of(reading, question)
+        return await investigator.investigate(question, control, reading.candidate_store)
 
     async def compared(
         self, query: SearchQuery | ListQuery, semantic: SemanticRule = nothing_is_known
@@ -287,12 +300,10 @@ class Bench:
         return outcome
 
 
-def answer_of(reading: Reading) -> Answer:
+def answer_of(reading: Reading, question: Question) -> Answer:
     """Return the control's answer of a reading."""
     if reading.search is not None:
-        return Answer.of_search(
-            reading.control_store, reading.search, limit=reading.query.limit, latency_ms=2.0
-        )
+        return Answer.of_search(reading.control_store, reading.search, question, latency_ms=2.0)
     return Answer.of_list(
         reading.control_store, reading.records, limit=reading.query.limit, latency_ms=2.0
     )

@@ -205,6 +205,8 @@ def test_the_json_has_every_documented_field_in_a_fixed_order() -> None:
         "second_looks",
         "top1",
         "differences",
+        "known_differences",
+        "by_rank",
         "overlap",
         "overlap_excused",
         "jaccard",

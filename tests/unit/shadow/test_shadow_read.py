@@ -15,7 +15,7 @@ from proxy.dataplane import Reading, ReadObserver
 from proxy.errors import Unavailable
 from proxy.ledger.types import Phase, Routing
 from proxy.query import ListQuery
-from shadow.shadow_read import QUEUED_RECORDS_MAX, ShadowReader
+from shadow.shadow_read import QUEUED_RECORDS_MAX, ShadowParts, ShadowReader
 from shadow.stats import merge_json
 from tests.unit.shadow.support import ROUTING, Bench, StillClock, key, nearest
 
@@ -31,12 +31,14 @@ class Rig:
         self.routing = ROUTING
         self.broken = False
         self.reader = ShadowReader(
-            stores=bench.stores,
-            ledger=bench.ledger,
-            routing=self._routing,
-            replica_id="replica-1",
-            settings=settings,
-            clock=self.clock,
+            ShadowParts(
+                stores=bench.stores,
+                ledger=bench.ledger,
+                routing=self._routing,
+                replica_id="replica-1",
+                clock=self.clock,
+            ),
+            settings,
         )
 
     def _routing(self) -> Routing:

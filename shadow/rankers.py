@@ -1,0 +1,91 @@
+"""How the two stores rank: where they rightly differ, and where only ranks can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from proxy.layouts import StoreSchema
+from proxy.model import CollectionSpec, VectorSpec
+from proxy.query import Scoring, SearchMode, SearchQuery
+from proxy.stores.base import Store
+from proxy.vectors import same_space
+from shadow.semantics import Query
+
+_BY_VECTOR = frozenset({SearchMode.VECTOR, SearchMode.TEXT, SearchMode.HYBRID})
+_BY_WORDS = frozenset({SearchMode.KEYWORD, SearchMode.HYBRID})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rankers:
+    """What decides the order of hits in two stores.
+
+    Attributes:
+        words: what keyword hits are ranked by, old and new.
+        engines: by which the words are read, old and new; equal ones read them alike.
+    """
+
+    old: StoreSchema
+    new: StoreSchema
+    words: tuple[Scoring, Scoring]
+    engines: tuple[str, str] = ("", "")
+
+    @classmethod
+    def of(cls, stores: Mapping[str, Store], engines: Mapping[str, str]) -> Rankers:
+        """Return how a pair of stores, "old" and "new", ranks."""
+        old, new = stores["old"], stores["new"]
+        return cls(
+            old=old.schema,
+            new=new.schema,
+            words=(old.capabilities.keyword_scoring, new.capabilities.keyword_scoring),
+            engines=(engines.get("old", ""), engines.get("new", "")),
+        )
+
+    def differ(self, query: Query) -> str:
+        """Say why the stores rightly rank a query differently, "" if they must agree."""
+        if not isinstance(query, SearchQuery):
+            return ""
+        reasons = []
+        if query.mode in _BY_VECTOR and not (vectors := self._vectors(query))[0]:
+            reasons.append(f"the two stores hold vectors of different models ({vectors[1]})")
+        if query.mode in _BY_WORDS and (words := self._words()):
+            reasons.append(words)
+        return "; ".join(reasons)
+
+    def by_rank(self, query: Query) -> str:
+        """Say why scores of the two stores cannot be compared, "" if they can."""
+        if not isinstance(query, SearchQuery):
+            return ""
+        reason = self.differ(query)
+        if not reason and query.mode is SearchMode.HYBRID:
+            reason = "a hybrid score is made of ranks"
+        if not reason and query.mode is SearchMode.KEYWORD and self.words[0] is Scoring.BM25:
+            reason = "BM25 weighs a word by the whole collection, which live writes change"
+        return reason
+
+    def _vectors(self, query: SearchQuery) -> tuple[bool, str]:
+        """Return whether both stores hold the same vectors, and by what they are made."""
+        old, new = (self._spec(schema, query) for schema in (self.old, self.new))
+        if old is None or new is None:
+            return True, ""
+        return same_space(old.vector, new.vector), f"{_made(old.vector)}, {_made(new.vector)}"
+
+    @staticmethod
+    def _spec(schema: StoreSchema, query: SearchQuery) -> CollectionSpec | None:
+        return schema.collections.get(query.collection)
+
+    def _words(self) -> str:
+        """Say what differs in how words are found and ranked, "" if nothing does."""
+        old, new = self.words
+        if old is not new:
+            return f"words are ranked by {old.value} in one store and by {new.value} in the other"
+        if self.engines[0] != self.engines[1]:
+            return f"words are read differently by {self.engines[0]} and {self.engines[1]}"
+        return ""
+
+
+def _made(vector: VectorSpec | None) -> str:
+    if vector is None:
+        return "none"
+    name = "given" if vector.embedding is None else vector.embedding.model
+    return f"{name} of {vector.dim} dimensions"
