@@ -22,7 +22,12 @@ class WorkerLink:
 
     def __init__(self, process: Process, dims: Mapping[str, int]) -> None:
         self._process = process
-        self.dims = dict(dims)
+        self._dims = dict(dims)
+
+    @property
+    def dims(self) -> Mapping[str, int]:
+        """Return the dimension by model."""
+        return self._dims
 
     @property
     def pid(self) -> int:
@@ -70,6 +75,7 @@ async def start_worker(start: Start, *, timeout_s: float) -> WorkerLink:
         *(sys.executable, "-P", "-m", "proxy.embedding.worker"),
         stdin=PIPE,
         stdout=PIPE,
+        start_new_session=True,  # a Ctrl-C at the terminal is for the proxy
         env=_environment(start.lane_threads),
         limit=_READ_BYTES,
     )

@@ -9,11 +9,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from proxy.clock import Clock
 from proxy.config.settings import EmbedderSettings
-from proxy.embedding.frames import Refused, Start
-from proxy.embedding.link import WorkerLink, start_worker
+from proxy.embedding.frames import Embed, Refused, Start, Vectors
+from proxy.embedding.link import start_worker
 from proxy.embedding.locate import locate
 from proxy.embedding.text_queue import TextQueue
 from proxy.errors import ConfigInvalid, CrossfadeError, Rejected, Unavailable, Violation
@@ -25,6 +26,30 @@ _LANES_MAX = 8
 _PAGE_BYTES = 4096
 
 
+class Link(Protocol):
+    """A worker whose models are loaded (`proxy.embedding.link.WorkerLink`)."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def dims(self) -> Mapping[str, int]: ...
+
+    def send(self, embed: Embed) -> None: ...
+
+    async def receive(self) -> Vectors | Refused: ...
+
+    def kill(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Starter(Protocol):
+    """Starts a worker (`proxy.embedding.link.start_worker`)."""
+
+    async def __call__(self, start: Start, *, timeout_s: float) -> Link: ...
+
+
 class ProcessEmbedder:
     """Meets `proxy.embedding.base.Embedder` with one worker process for all models.
 
@@ -33,8 +58,16 @@ class ProcessEmbedder:
     those who wait and is started anew, with a growing pause between failures.
     """
 
-    def __init__(self, settings: EmbedderSettings, models: Collection[str], clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: EmbedderSettings,
+        models: Collection[str],
+        clock: Clock,
+        *,
+        starter: Starter = start_worker,
+    ) -> None:
         self._settings = settings
+        self._starter = starter
         self._clock = clock
         self._start = _start(settings, models)
         self._window = max(settings.batch_texts_max, 2 * self._start.lanes)
@@ -42,14 +75,14 @@ class ProcessEmbedder:
         self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._dims: dict[str, int] = {}
-        self._link: WorkerLink | None = None
+        self._link: Link | None = None
         self._down = "it was not opened"
         self._heard_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._gathering: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        link = await start_worker(self._start, timeout_s=self._settings.start_timeout_s)
+        link = await self._starter(self._start, timeout_s=self._settings.start_timeout_s)
         self._up(link)
         self._tasks = [
             asyncio.create_task(self._supervise(link), name="embedder"),
@@ -177,7 +210,7 @@ class ProcessEmbedder:
         outstanding = self._queue.outstanding(urgent=False) + self._queue.outstanding(urgent=True)
         return outstanding == sent
 
-    async def _supervise(self, link: WorkerLink) -> None:
+    async def _supervise(self, link: Link) -> None:
         """Take answers from the worker; start another when it dies."""
         while True:
             try:
@@ -189,7 +222,7 @@ class ProcessEmbedder:
             link = await self._start_again()
             self._up(link)
 
-    async def _listen(self, link: WorkerLink) -> None:
+    async def _listen(self, link: Link) -> None:
         while True:
             answer = await link.receive()
             self._heard_s = self._clock.monotonic_s()
@@ -207,13 +240,13 @@ class ProcessEmbedder:
                 self._queue.settle(answer.by_id)
             self._pump()
 
-    async def _start_again(self) -> WorkerLink:
+    async def _start_again(self) -> Link:
         failures = 0
         while True:
             await self._clock.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
             self._counts["restarts"] += 1
             try:
-                return await start_worker(self._start, timeout_s=self._settings.start_timeout_s)
+                return await self._starter(self._start, timeout_s=self._settings.start_timeout_s)
             except (CrossfadeError, OSError) as error:
                 failures += 1
                 self._down = str(error)
@@ -231,7 +264,7 @@ class ProcessEmbedder:
                 )
                 self._link.kill()
 
-    def _up(self, link: WorkerLink) -> None:
+    def _up(self, link: Link) -> None:
         self._link = link
         self._dims = dict(link.dims)
         self._heard_s = self._clock.monotonic_s()
