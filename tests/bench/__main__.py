@@ -15,7 +15,7 @@ import uvloop
 from rich.console import Console
 
 from proxy.errors import CrossfadeError
-from tests.bench.run import run
+from tests.bench.run import DOC_SERVER, PARTS, run
 from tests.bench.sizes import QUICK, Sizes
 from tests.bench.table import WIDTH_MIN, print_report
 
@@ -28,15 +28,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--index", action="store_true", help="build the index over all rows too (minutes)"
     )
+    parser.add_argument("--part", choices=PARTS, help="which half (default: doc-server)")
     parser.add_argument("--out", type=Path, default=Path("bench-report"), help="for bench.json")
     given = parser.parse_args(arguments)
     sizes = QUICK if given.quick else Sizes()
     sizes = replace(sizes, rows=given.rows or sizes.rows, build_index=given.index)
+    parts = (given.part,) if given.part else (DOC_SERVER,)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_MIN)
     try:
-        results = uvloop.run(run(sizes, console.print))
+        results = uvloop.run(run(sizes, console.print, parts=parts))
     except CrossfadeError as error:
         console.print(f"[red]{error}[/red]")
         return 1

@@ -14,8 +14,7 @@ from proxy.stores.base import Store
 from tests.bench.figures import Figure, Results, Series
 from tests.bench.item_world import TABLE, ItemWorld
 from tests.bench.item_writes import IN_FLIGHT, PART, in_flight, load, upsert_all
-from tests.bench.items import Vectors, write_of
-from tests.bench.rows import SEED
+from tests.bench.items import SEED, Vectors, write_of
 from tests.bench.sampling import Way, in_turns
 from tests.bench.sizes import Sizes
 from tests.work_items import COLLECTION

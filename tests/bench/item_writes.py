@@ -20,8 +20,7 @@ from proxy.model import Applied, Write
 from proxy.stores.base import Store
 from tests.bench.figures import Figure, Results, faster, median
 from tests.bench.item_world import TABLE, ItemWorld
-from tests.bench.items import Vectors, physical, write_of
-from tests.bench.rows import SEED
+from tests.bench.items import SEED, Vectors, physical, write_of
 from tests.bench.sampling import quiet
 from tests.bench.sizes import Sizes
 from tests.work_items import COLLECTION

@@ -18,10 +18,10 @@ import numpy as np
 from proxy.canonical import json_text
 from proxy.demo.harvest import harvest
 from proxy.model import Value, Write, WriteOp
-from tests.bench.rows import SEED
 from tests.work_items import COLLECTION, DIM, fields
 
 _DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "work_items.jsonl"
+SEED = 20_261_122
 _LENGTH_MAX = 400
 """Characters of a harvested text."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from crossfade.storage.v1 import storage_pb2 as pb
 
-from proxy.demo.corpus import Question
+from proxy.demo.doc_server.corpus import Question
 from proxy.query import SearchQuery
 from proxy.stores.postgres import PostgresStore
 from tests.bench.direct import Direct

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from crossfade.client import F, Read
 
-from proxy.demo.corpus import Question
+from proxy.demo.doc_server.corpus import Question
 from tests.bench.figures import Figure, Results, below, median
 from tests.bench.sizes import Sizes
 from tests.bench.world import Serving, World, client_of, serving

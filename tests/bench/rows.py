@@ -10,8 +10,8 @@ import numpy as np
 import psycopg
 from pgvector.psycopg import register_vector
 
-from proxy.demo.corpus import Document
-from proxy.demo.vectors import DIM, normalised
+from proxy.demo.doc_server.corpus import Document
+from proxy.demo.doc_server.vectors import DIM, normalised
 
 SEED = 20_261_122
 _NOISES = 64

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from crossfade.client.control_types import Phase
 
-from proxy.demo.corpus import Corpus, load_corpus
+from proxy.demo.doc_server.corpus import Corpus, load_corpus
 from proxy.demo.options import Pace
 from proxy.demo.processes import Guard, Household
 from proxy.errors import CrossfadeError
-from tests.bench import copies, machine, memory, searches, upserts
+from tests.bench import copies, item_part, machine, memory, searches, upserts
 from tests.bench.figures import Results
 from tests.bench.layers import search_layers
 from tests.bench.profiling import profile_job, profile_proxy, searches_of, upserts_of
@@ -34,6 +34,8 @@ from tests.bench.world import (
     to_phase,
 )
 
+DOC_SERVER, LANCEDB = "doc-server", "lancedb"
+PARTS = (DOC_SERVER, LANCEDB)
 _LAYER_CALLS = 200
 _PROFILED_CALLS = 400
 
@@ -66,8 +68,8 @@ class Peaks:
     backfill: float
 
 
-async def run(sizes: Sizes, say: Say) -> Results:
-    """Measure everything.
+async def run(sizes: Sizes, say: Say, *, parts: Collection[str] = PARTS) -> Results:
+    """Measure everything, or some of `PARTS`.
 
     Raises:
         CrossfadeError: something did not work; a goal that is missed is no error.
@@ -82,19 +84,28 @@ async def run(sizes: Sizes, say: Say) -> Results:
         logs.mkdir()
         _allow_bytecode(Path(scratch) / "bytecode")
         async with Household(logs=logs, guard=guard) as household:
-            with loaded_world(household, Path(scratch) / "corpus", corpus) as world:
-                bench.results.notes["engine"] = world.dsns.engine
-                small = await _over_corpus(world, bench)
-            say(f"rows: repeating the corpus to {sizes.rows:,}")
-            with loaded_world(
-                household, Path(scratch) / "repeated", corpus, rows=sizes.rows
-            ) as world:
-                large = await _over_rows(world, bench)
-    memory.flat("proxy", small.proxy, large.proxy, bench.results)
-    memory.flat("backfill", small.backfill, large.backfill, bench.results)
+            if DOC_SERVER in parts:
+                await _doc_server(household, Path(scratch), bench)
+            if LANCEDB in parts:
+                await item_part.measure(
+                    household, Path(scratch) / "items", bench.step, sizes, bench.results
+                )
     bench.results.figures.sort(key=lambda figure: figure.part)
     bench.results.notes["duration_s"] = round(time.monotonic() - began_s, 1)
     return bench.results
+
+
+async def _doc_server(household: Household, scratch: Path, bench: Bench) -> None:
+    """Measure PostgreSQL to PostgreSQL, over few rows and over many."""
+    corpus, sizes = bench.corpus, bench.sizes
+    with loaded_world(household, scratch / "corpus", corpus) as world:
+        bench.results.notes["engine"] = world.dsns.engine
+        small = await _over_corpus(world, bench)
+    bench.say(f"rows: repeating the corpus to {sizes.rows:,}")
+    with loaded_world(household, scratch / "repeated", corpus, rows=sizes.rows) as world:
+        large = await _over_rows(world, bench)
+    memory.flat("proxy", small.proxy, large.proxy, bench.results)
+    memory.flat("backfill", small.backfill, large.backfill, bench.results)
 
 
 async def _over_corpus(world: World, bench: Bench) -> Peaks:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from crossfade.client import AsyncClient
 
-from proxy.demo.corpus import Question
+from proxy.demo.doc_server.corpus import Question
 from proxy.errors import CrossfadeError
 from proxy.query import SearchQuery
 from proxy.stores.postgres.adapt import PackedVector

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from crossfade.client import AsyncClient
 
-from proxy.demo.corpus import Document
+from proxy.demo.doc_server.corpus import Document
 from proxy.ledger.postgres import PostgresLedger
 from proxy.ledger.types import IntentDraft, Settlement
 from proxy.model import Key, Write, WriteOp

@@ -21,16 +21,18 @@ from crossfade.client.control import ControlClient
 from crossfade.client.control_types import Phase
 
 from proxy.config.loader import Config, load
-from proxy.demo.corpus import Corpus
-from proxy.demo.embedded_pg import Databases, databases
-from proxy.demo.load import create_schemas
+from proxy.demo.doc_server.corpus import Corpus
+from proxy.demo.doc_server.load import create_schemas
+from proxy.demo.embedded_pg import databases
 from proxy.demo.processes import Child, ChildFailed, Household
+from proxy.demo.scenario import Stores
 from proxy.errors import CrossfadeError
 from tests.bench.machine import Usage, tree_seconds
 from tests.bench.rows import load_corpus_rows, repeat_rows, settle_down
 
 CLI: Final = ("-m", "proxy.cli.main")
 ACTOR = "bench"
+_NAMES: Final = {"old": "rust_docs_vectors", "new": "docs", "ledger": "crossfade_ledger"}
 _READY_S = 120.0
 _JOB_S = 900.0
 _WATCH_S = 0.02
@@ -47,7 +49,7 @@ class World:
         scratch: a directory for the configuration and what processes leave.
     """
 
-    dsns: Databases
+    dsns: Stores
     household: Household
     scratch: Path
     config_file: Path
@@ -129,7 +131,7 @@ def loaded_world(
         rows: repeat the corpus until there are so many, 0 for the corpus alone.
     """
     scratch.mkdir()
-    with databases(scratch / "postgresql") as dsns:
+    with databases(scratch / "postgresql", _NAMES, scratch) as dsns:
         create_schemas(dsns.old, dsns.new)
         load_corpus_rows(dsns.old, corpus.documents)
         repeat_rows(dsns.old, rows)
@@ -139,7 +141,7 @@ def loaded_world(
         yield World(dsns=dsns, household=household, scratch=scratch, config_file=config_file)
 
 
-def _write_settings(file: Path, dsns: Databases, documents: int) -> None:
+def _write_settings(file: Path, dsns: Stores, documents: int) -> None:
     """Write what a user would; shadow reads are off, since they share the stores' time."""
     settings: dict[str, object] = {
         "version": 1,
