@@ -19,6 +19,11 @@ _RIGHTS = """
 SELECT array_agg(right_) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r(right_)
 WHERE NOT has_table_privilege($1::int8::oid, right_)
 """
+_LANGUAGES = """
+SELECT name FROM unnest($1::text[]) AS wanted(name)
+WHERE NOT EXISTS (SELECT FROM pg_ts_config c JOIN pg_namespace n ON n.oid = c.cfgnamespace
+                  WHERE name IN (c.cfgname, n.nspname || '.' || c.cfgname))
+"""
 _VECTOR_MIN = (0, 8)
 
 
@@ -62,6 +67,12 @@ async def check_schema(
     cursor = await connection.execute(_SEQUENCES, [names, [quoted(name) for name in names]])
     for (name,) in await cursor.fetchall():
         complain(f"the sequence {name} does not exist", "correct `sequences` in the configuration")
+    words = [schema.collections[name].keyword for name in schema.layouts]
+    languages = sorted({keyword.language for keyword in words if keyword is not None})
+    cursor = await connection.execute(_LANGUAGES, [languages])
+    for (name,) in await cursor.fetchall():
+        hint = "keyword.language is one of `SELECT cfgname FROM pg_ts_config`, such as english"
+        complain(f"the text search configuration {name} does not exist", hint)
     return problems
 
 
