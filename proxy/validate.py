@@ -105,7 +105,8 @@ def write_problems(
         return problems
     problems += _field_problems(write, spec, where=f"{prefix}fields", skip=skip)
     if write.set_vector and "vector" not in skip:
-        problems += vector_problems(write.vector, spec, where=f"{prefix}vector")
+        cleared = write.op is WriteOp.PATCH and write.vector is None
+        problems += vector_problems(write.vector, spec, where=f"{prefix}vector", cleared=cleared)
     return problems
 
 
@@ -286,16 +287,29 @@ def _not(where: str, expected: str, value: object) -> Violation:
 
 
 def vector_problems(
-    vector: bytes | None, spec: CollectionSpec, *, where: str = "vector"
+    vector: bytes | None,
+    spec: CollectionSpec,
+    *,
+    where: str = "vector",
+    cleared: bool = False,
 ) -> list[Violation]:
-    """Return what is wrong with the vector of a record that is to be written."""
+    """Return what is wrong with the vector of a record that is to be written.
+
+    Args:
+        cleared: the writer asks for none (null), and not for the one that the proxy would make.
+    """
     if spec.vector is None:
         if vector is None:
             return []
         expected = f"no vector, {spec.name} has none"
         return [Violation(where=where, expected=expected, got=shown(vector))]
+    if (vector is not None or cleared) and not spec.vector.given:
+        expected = "no vector: the two stores hold those of different models, made from the text"
+        got = "null" if vector is None else shown(vector)
+        return [Violation(where=where, expected=expected, got=got)]
     if vector is None:
-        if spec.vector.required:
+        made = spec.vector.embedding is not None and not cleared
+        if spec.vector.required and not made:
             return [Violation(where=where, expected="a vector, it is required", got="nothing")]
         return []
     problem = packed_problem(vector, spec.vector, where=where)

@@ -13,6 +13,7 @@ from proxy.errors import Reason, Rejected
 from proxy.model import (
     CollectionSpec,
     DefaultKind,
+    EmbeddingSpec,
     FieldSpec,
     FieldType,
     JsonValue,
@@ -209,6 +210,26 @@ def test_a_vector_is_refused_where_there_is_none_and_required_where_it_must_be()
     assert [str(problem) for problem in write_problems(write, spec, LIMITS)] == [
         "record.vector: expected a vector, it is required, got nothing"
     ]
+
+
+EMBEDDING = EmbeddingSpec(model="m", template="{content}", fields=("content",))
+
+
+def test_a_required_vector_that_the_proxy_makes_need_not_be_given() -> None:
+    spec = replace(DOCUMENTS, vector=VectorSpec(dim=4, required=True, embedding=EMBEDDING))
+    assert problems_of(spec=spec, fields={"content": "x"}) == []
+    cleared = problems_of(WriteOp.PATCH, spec=spec)
+    assert cleared == ["record.vector: expected a vector, it is required, got nothing"]
+
+
+def test_a_vector_is_refused_where_the_stores_hold_those_of_different_models() -> None:
+    spec = replace(DOCUMENTS, vector=VectorSpec(dim=4, embedding=EMBEDDING, given=False))
+    fields: dict[str, Value] = {"content": "x"}
+    assert problems_of(spec=spec, fields=fields) == []
+    (problem,) = problems_of(spec=spec, fields=fields, vector=packed(1, 2, 3, 4))
+    assert "record.vector: expected no vector: the two stores hold those of different" in problem
+    (problem,) = problems_of(WriteOp.PATCH, spec=spec)
+    assert problem.endswith("got null")
 
 
 def test_an_unknown_collection_is_refused_with_the_names_there_are() -> None:
