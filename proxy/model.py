@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from json.encoder import encode_basestring
 from typing import TypeAlias, Union
 
 JsonValue: TypeAlias = Union[
@@ -235,8 +236,13 @@ class WriteResult:
 
 
 def encode_key(key: Key) -> str:
-    """Return the one text form of a key (compact JSON array) used by ledger, logs and reports."""
-    return json.dumps(key, ensure_ascii=False, separators=(",", ":"))
+    """Return the one text form of a key (compact JSON array) used by ledger, logs and reports.
+
+    As `json.dumps(key, ensure_ascii=False, separators=(",", ":"))`, which makes an encoder for
+    each key; a backfill encodes every key of a table.
+    """
+    parts = [encode_basestring(part) if isinstance(part, str) else str(part) for part in key]
+    return f"[{','.join(parts)}]"
 
 
 def decode_key(text: str) -> Key:

@@ -158,7 +158,7 @@ class Backfill:
 
     async def _batch(self, pair: Pair, state: RangeState, target: BulkTarget | None) -> Copied:
         async def once() -> Copied:
-            size = self._size(pair.name)
+            size = self._size(pair)
             ask = PageAsk(pair=pair, state=state, limit=size.limit(), target=target)
             try:
                 return await self._copier.copy_page(ask)
@@ -170,7 +170,7 @@ class Backfill:
 
     async def _repair_now(self, pair: Pair, keys: Sequence[Key]) -> None:
         """Repair what the batch found different; what cannot be done yet stays dirty."""
-        limit = self._size(pair.name).limit()
+        limit = self._size(pair).limit()
         for start in range(0, len(keys), limit):
             some = keys[start : start + limit]
 
@@ -179,14 +179,17 @@ class Backfill:
 
             await self._bench.retry(once, self._run.check)
 
-    def _size(self, collection: str) -> BatchSize:
+    def _size(self, pair: Pair) -> BatchSize:
         settings = self._bench.settings
-        fresh = BatchSize(rows_max=settings.batch_rows, bytes_max=settings.batch_bytes_max)
-        return self._sizes.get(collection, fresh)
+        rows_max = settings.batch_rows
+        if pair.scope.bulk and "batch_rows" not in self._run.job.params:
+            rows_max = max(rows_max, pair.secondary.capabilities.bulk_rows)
+        fresh = BatchSize(rows_max=rows_max, bytes_max=settings.batch_bytes_max)
+        return self._sizes.get(pair.name, fresh)
 
     def _account(self, pair: Pair, copied: Copied, seconds: float) -> None:
         loaded = copied.tally.get("copied", 0)
-        size = self._size(pair.name)
+        size = self._size(pair)
         self._sizes[pair.name] = size.after(loaded or copied.rows, copied.bytes, seconds)
         self._throttle.spend(copied.rows, copied.bytes)
         seen = BatchSeen(

@@ -30,12 +30,14 @@ class Capabilities:
         single_writer: one process alone may write it (an embedded database on a local disk), so
             the reconciler runs inside the proxy.
         keyword_scoring: what keyword hits are ranked by.
+        bulk_rows: rows that a bulk load should have to be worth its commit; 0: any number.
     """
 
     transactions: bool
     search_modes: frozenset[SearchMode]
     single_writer: bool = False
     keyword_scoring: Scoring = Scoring.SIMILARITY
+    bulk_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

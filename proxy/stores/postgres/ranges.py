@@ -13,7 +13,7 @@ from proxy.stores.base import KeyDigest, RangeDigest
 from proxy.stores.postgres import types
 from proxy.stores.postgres.conditions import Params, key_terms, range_sql, where
 from proxy.stores.postgres.connection import Connection
-from proxy.stores.postgres.reads import fetch, key_selection
+from proxy.stores.postgres.reads import fetch, fetch_rows, key_selection
 from proxy.stores.postgres.table import Table
 
 _HALF = 2**64
@@ -74,6 +74,8 @@ async def first_keys(
     statement = f"SELECT {selection.sql} FROM {table.relation}{condition}{by_key(table, order)}"
     if limit is not None:
         statement += f" LIMIT {params.add(limit)}::int8"
+    if len(table.key_columns) == len(table.spec.key):
+        return await fetch_rows(connection, table, statement, params)
     records = await fetch(connection, table, selection, statement, params)
     return [record.key for record in records]
 

@@ -35,16 +35,31 @@ async def fetch(
     return await decoded(cursor, table, selection)
 
 
+async def fetch_rows(
+    connection: Connection, table: Table, statement: str, params: list[Any]
+) -> list[Any]:
+    """Run a SELECT and return its rows as they are.
+
+    Raises:
+        Corrupt: a row cannot be decoded; the message names its key.
+    """
+    cursor = await connection.execute(statement, params, prepare=True, binary=True)
+    return await _rows(cursor, table)
+
+
 async def decoded(cursor: _Cursor, table: Table, selection: Selection) -> list[Record]:
     """Return the records of an executed cursor."""
+    decode = selection.decode
+    return [decode(row) for row in await _rows(cursor, table)]
+
+
+async def _rows(cursor: _Cursor, table: Table) -> list[TupleRow]:
     try:
-        rows = await cursor.fetchall()
+        return await cursor.fetchall()
     except (psycopg.DataError, ValueError, ArithmeticError) as error:
         if cursor.pgresult is None:
             raise
         raise await _which_row(cursor, table, error) from error
-    decode = selection.decode
-    return [decode(row) for row in rows]
 
 
 async def _which_row(cursor: _Cursor, table: Table, error: Exception) -> Corrupt:
