@@ -13,7 +13,7 @@ import numpy as np
 import psycopg
 
 from proxy.config.loader import load_text
-from proxy.layouts import StoreSchema
+from proxy.layouts import ColumnKind, StoreSchema
 from proxy.model import Key, KeywordSpec, Value, Write, WriteOp
 
 PRESETS = Path(__file__).parent.parent / "proxy" / "config" / "presets"
@@ -30,9 +30,9 @@ ledger: {engine: memory}
 
 @cache
 def schemas() -> dict[str, StoreSchema]:
-    """Return the preset's schemas: "old" and "new"."""
+    """Return the preset's schemas, "old" and "new", without searches by words."""
     config = load_text(_CONFIGURATION, "doc-server-test.yaml")
-    return {"old": config.old, "new": config.new}
+    return {"old": _with_words(config.old, {}), "new": _with_words(config.new, {})}
 
 
 @cache
@@ -50,6 +50,16 @@ def _with_words(schema: StoreSchema, words: Mapping[str, KeywordSpec]) -> StoreS
         name: replace(spec, keyword=words.get(name)) for name, spec in schema.collections.items()
     }
     return replace(schema, collections=specs)
+
+
+def in_lance(schema: StoreSchema) -> StoreSchema:
+    """Return a schema as LanceDB can hold it: parents by key, and an index of its own kind."""
+    layouts = {}
+    for name, layout in schema.layouts.items():
+        columns = tuple(c for c in layout.columns if c.kind is not ColumnKind.PARENT_ID)
+        index = layout.index and replace(layout.index, name="embedding_ivf", method="ivf_flat")
+        layouts[name] = replace(layout, columns=columns, check_parent=True, index=index)
+    return replace(schema, layouts=layouts)
 
 
 def create_tables(dsn: str, side: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy.clock import Clock
 from proxy.config.settings import Settings, StoreSettings
+from proxy.errors import ConfigInvalid, Violation
 from proxy.layouts import StoreSchema
 from proxy.ledger.base import Ledger
 from proxy.stores.base import Store
@@ -15,6 +16,8 @@ def build_store(name: str, settings: StoreSettings, schema: StoreSchema, clock: 
         from proxy.stores.memory import MemoryStore
 
         return MemoryStore(name, schema, clock)
+    if settings.engine == "lancedb":
+        return _lance_store(name, settings, schema, clock)
     from proxy.stores.postgres import PostgresStore
 
     return PostgresStore(
@@ -24,6 +27,19 @@ def build_store(name: str, settings: StoreSettings, schema: StoreSchema, clock: 
         pool_min=settings.pool_size_min,
         pool_max=settings.pool_size_max,
     )
+
+
+def _lance_store(name: str, settings: StoreSettings, schema: StoreSchema, clock: Clock) -> Store:
+    try:
+        from proxy.stores.lancedb import LanceStore
+    except ModuleNotFoundError as error:
+        wrong = Violation(
+            where=f"{name}.engine", expected="an installed engine", got=f"lancedb ({error})"
+        )
+        raise ConfigInvalid(
+            'LanceDB is not installed: pip install "crossfade[lancedb]".', (wrong,)
+        ) from error
+    return LanceStore(name, settings, schema, clock)
 
 
 def build_ledger(settings: Settings, clock: Clock) -> Ledger:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from proxy.clock import SystemClock
+from proxy.config.settings import StoreSettings
 from proxy.layouts import StoreSchema
 from proxy.stores.base import Store
+from proxy.stores.lancedb import LanceStore
 from proxy.stores.memory import MemoryStore
 from proxy.stores.postgres import PostgresStore
-from tests.doc_server import create_tables, schemas, schemas_with_words
+from tests.doc_server import create_tables, in_lance, schemas, schemas_with_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,14 @@ def _postgres(side: str, schema: StoreSchema, place: Place) -> Store:
     return PostgresStore(side, dsn, schema, pool_min=1, pool_max=4)
 
 
+def _lance(side: str, schema: StoreSchema, place: Place) -> Store:
+    settings = StoreSettings(engine="lancedb", uri=str(place.folder))
+    return LanceStore(side, settings, in_lance(schema), SystemClock())
+
+
 STORES: dict[str, tuple[str, MakeStore]] = {
+    "lancedb-old": ("old", _lance),
+    "lancedb-new": ("new", _lance),
     "memory-old": ("old", _memory),
     "memory-new": ("new", _memory),
     "postgresql-old": ("old", _postgres),

@@ -1,0 +1,78 @@
+"""When a table is optimised and old versions are removed, by rule; done by its writer alone.
+
+Small commits leave small files and deleted rows behind, which make reads slow. Optimising beside
+writes fails nearly always, so the writer does it between two groups.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Final
+
+from proxy.clock import Clock
+from proxy.config.settings import LanceSettings
+from proxy.stores.lancedb.errors import FOREIGN
+from proxy.stores.lancedb.table import OpenTable
+
+IDLE_S: Final = 0.25
+"""A writer with nothing to do for so long looks whether a table is worth tidying."""
+
+_SHARE: Final = 4.0
+"""After an optimisation, at least so many times its duration belong to writes."""
+_IDLE_PART: Final = 10
+"""An idle writer tidies after a tenth of the commits that a busy one waits for."""
+_RETRY_S: Final = 30.0
+_KEEP_ALL: Final = timedelta(days=7)
+
+_log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """Counts the commits of one table and optimises it when the rule says so."""
+
+    def __init__(self, opened: OpenTable, settings: LanceSettings, clock: Clock) -> None:
+        self.opened = opened
+        self._settings = settings
+        self._clock = clock
+        self.commits = 0
+        self.rows = 0
+        self.failures = 0
+        self._not_before_s = 0.0
+
+    def committed(self, commits: int, rows: int) -> None:
+        """Note what was committed."""
+        self.commits += commits
+        self.rows += rows
+
+    def due(self, *, idle: bool) -> bool:
+        """True if the table should be optimised now."""
+        if self._clock.monotonic_s() < self._not_before_s:
+            return False
+        part = _IDLE_PART if idle else 1
+        return (
+            self.commits * part >= self._settings.optimize_commits
+            or self.rows * part >= self._settings.optimize_rows
+        )
+
+    async def run(self) -> None:
+        """Optimise the table; a failure is logged, and tried again later."""
+        started_s = self._clock.monotonic_s()
+        try:
+            await self.optimize()
+        except FOREIGN as error:
+            self.failures += 1
+            self._not_before_s = self._clock.monotonic_s() + _RETRY_S
+            _log.warning("optimising %s failed: %s", self.opened.table.name, error)
+            return
+        self.commits = self.rows = 0
+        ended_s = self._clock.monotonic_s()
+        self._not_before_s = ended_s + _SHARE * (ended_s - started_s)
+
+    async def optimize(self) -> None:
+        """Merge small files, bring the indexes up to date, remove versions nobody reads."""
+        keep = timedelta(seconds=self._settings.keep_versions_s)
+        # A page that is open reads an older version: what it reads stays until it is closed.
+        await self.opened.handle.optimize(
+            cleanup_older_than=_KEEP_ALL if self.opened.held else keep
+        )
