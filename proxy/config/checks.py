@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path as FilePath
 
 from proxy.config.secrets import has_password
 from proxy.config.settings import LedgerSettings, Settings, StoreSettings
@@ -144,8 +144,8 @@ def _one_folder(settings: Settings, source: Source) -> tuple[Violation, ...]:
 
 def folder_of(store: StoreSettings) -> str:
     """Return where a lancedb store lies: the one form of its uri, with its namespace."""
-    remote = "://" in store.uri
-    root = store.uri.rstrip("/") if remote else str(FilePath(store.uri).resolve())
+    uri = store.uri.removeprefix("file://")
+    root = uri.rstrip("/") if "://" in uri else os.path.realpath(uri)
     return f"{root}/{store.namespace}" if store.namespace else root
 
 

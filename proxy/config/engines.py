@@ -21,6 +21,10 @@ _INDEX_METHODS: Final = {
     LANCEDB: ("ivf_pq", "ivf_flat"),
 }
 """The first is the one for an index that names none."""
+_LANCE_TYPES: Final = (
+    "string", "large_string", "int64", "int32", "int16", "float64", "double", "bool",
+    "timestamp[us]", "timestamp[us, UTC]", "list<string>",
+)  # fmt: skip
 _LANCE_TABLE: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
@@ -68,8 +72,8 @@ def _lance(layout: Layout, at: Path) -> Iterator[Complaint]:
         yield Complaint(path=(*at, "table"), expected=expected, got=f'"{layout.table}"')
     for column in layout.columns:
         path = (*at, "columns", column.name)
-        if column.type:
-            expected = "no type (lancedb tables are made from the fields' types)"
+        if column.type and column.type not in _LANCE_TYPES:
+            expected = f"one of {', '.join(_LANCE_TYPES)}, or no type: the field's own"
             yield Complaint(path=(*path, "type"), expected=expected, got=f'"{column.type}"')
         if column.kind is ColumnKind.PARENT_ID:
             expected = (
