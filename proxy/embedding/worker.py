@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol
 from proxy.embedding import frames
 from proxy.embedding.chunks import Piece, Pieces
 from proxy.embedding.frames import Embed, Failed, Kind, Refused, Start
-from proxy.embedding.locate import hint_for
+from proxy.embedding.locate import hint_for, need_model
 
 
 class _Encoder(Protocol):
@@ -149,6 +149,7 @@ def _load(start: Start, output: BinaryIO) -> dict[str, _Encoder] | None:
     encoders: dict[str, _Encoder] = {}
     for model in start.locations:
         try:
+            need_model(start.locations[model])
             from proxy.embedding.encoder import load
 
             encoders[model] = load(start, model)

@@ -27,6 +27,25 @@ def test_a_folder_is_itself_and_any_other_name_is_left_to_the_cache(tmp_path: Pa
     assert "crossfade[embedder]" in locate.hint_for(locate.BUNDLED)
 
 
+def test_a_model_is_looked_for_before_anything_heavy_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_CACHE", "SENTENCE_TRANSFORMERS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    locate.need_model(locate.locate("all-MiniLM-L6-v2"))
+    with pytest.raises(FileNotFoundError, match="neither modules.json nor config.json"):
+        locate.need_model(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"no model of this name: {tmp_path}/hub"):
+        locate.need_model("intfloat/e5-small-v2")
+    (tmp_path / "hub" / "models--intfloat--e5-small-v2").mkdir(parents=True)
+    locate.need_model("intfloat/e5-small-v2")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "mine"))
+    (tmp_path / "mine" / "models--sentence-transformers--short").mkdir()
+    locate.need_model("short")
+
+
 @pytest.mark.parametrize(
     ("backend", "package", "extra"),
     [
