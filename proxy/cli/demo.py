@@ -1,4 +1,4 @@
-"""`crossfade demo`: a whole migration under live traffic, on a database of its own."""
+"""`crossfade demo`: a whole migration under live traffic, on stores of its own."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ import typer
 from proxy.cli.exits import ExitCode
 from proxy.cli.session import JsonOption, begin, finish, run
 
+PresetOption = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        help="Which migration: doc-server (PostgreSQL to PostgreSQL) or work-items (PostgreSQL to"
+        " LanceDB, vectors made by the proxy).",
+    ),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Directory of report.json and report.html.")]
 CorpusOption = Annotated[
     Path | None,
     typer.Option(
         "--corpus",
-        help="A parquet file of documents. Default: ../shared/data if it is there, else the"
-        " documentation strings of this Python.",
+        help="The data: a parquet file of documents, or JSON lines of work items. Default:"
+        " ../shared/data if it is there, else the documentation strings of this Python.",
         show_default=False,
     ),
 ]
@@ -24,7 +32,16 @@ SeedOption = Annotated[
     int | None, typer.Option("--seed", help="Of every random choice; printed and reported.")
 ]
 QuickOption = Annotated[bool, typer.Option("--quick", help="A small corpus and short phases.")]
-ReplicasOption = Annotated[int, typer.Option("--replicas", min=1, max=4, help="Proxy processes.")]
+ReplicasOption = Annotated[
+    int | None,
+    typer.Option(
+        "--replicas",
+        min=1,
+        max=4,
+        help="Proxy processes. Default: 2, and 1 for work-items: LanceDB has one writing process.",
+        show_default=False,
+    ),
+]
 DamageOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -40,26 +57,29 @@ DamageOption = Annotated[
 def demo(
     ctx: typer.Context,
     *,
+    preset: PresetOption = "doc-server",
     out: OutOption = Path("demo-report"),
     corpus: CorpusOption = None,
     seed: SeedOption = None,
     quick: QuickOption = False,
-    replicas: ReplicasOption = 2,
+    replicas: ReplicasOption = None,
     damage: DamageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Walk a live PostgreSQL through the whole migration, with clients at work all the time.
 
-    It starts a real PostgreSQL 18 with pgvector (or uses CROSSFADE_DSN), loads the old database,
+    It starts a real PostgreSQL 18 with pgvector (or uses CROSSFADE_DSN), loads the old store,
     starts the proxy, keeps clients writing, deleting, reading and searching, and goes old_only ->
     dual_write -> backfill -> verify -> shadow -> ramp -> cutover -> rollback -> cutover. At the end
-    it checks both databases row by row, by itself, and leaves no process behind.
+    it checks both stores row by row, by itself, and leaves no process behind.
 
     Exit code 1 if anything was lost, differs, failed or took too long.
 
     [bold]Examples[/bold]
 
       crossfade demo
+
+      crossfade demo --preset work-items
 
       crossfade demo --quick --out /tmp/report
 
@@ -70,6 +90,7 @@ def demo(
 
     output = begin(ctx, as_json)
     options = DemoOptions(
+        preset=preset,
         out=out,
         corpus=corpus,
         seed=seed,

@@ -6,7 +6,7 @@ Nothing of Crossfade is used here: no store, no layout, no digest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from proxy.demo.oracle import Expectation, Image, agrees
@@ -60,10 +60,15 @@ class LostWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """All rows of both stores, by collection and key; texts and vectors by their md5."""
+    """All rows of both stores, by collection and key; texts and vectors may be md5 sums.
+
+    Attributes:
+        vectors: of the new store, packed float32, where the scenario inspects them further.
+    """
 
     old: Mapping[str, Rows]
     new: Mapping[str, Rows]
+    vectors: Mapping[Key, bytes | None] = field(default_factory=dict)
 
     def rows(self, side: str) -> int:
         """Count the rows of "old" or "new"."""

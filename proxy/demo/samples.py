@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 WRITES = frozenset({"insert", "upsert", "update", "delete", "batch", "delete_where"})
-SEARCHES = frozenset({"search", "search_all"})
+SEARCHES = frozenset({"search", "search_all", "search_text", "search_hybrid", "search_keyword"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""The work items' demo: PostgreSQL to LanceDB, with vectors made from the items' own words."""
