@@ -9,7 +9,8 @@ from proxy.canonical import same_value
 from proxy.dataplane import BatchItem, WriteAck
 from proxy.dual_write.making import SideVector
 from proxy.dual_write.outcome import StoreAnswer, dirty_reason, refusal
-from proxy.ledger.types import Intent, Settlement
+from proxy.dual_write.resolve import request_digest
+from proxy.ledger.types import Intent, IntentDraft, Settlement
 from proxy.model import Applied, CollectionSpec, JsonValue, Key, Record, Write, WriteOp, WriteResult
 
 
@@ -61,6 +62,22 @@ class Item:
 def pending(items: Sequence[Item]) -> list[Item]:
     """Return the items that go to the stores: resolved, and not answered from the record."""
     return [item for item in items if item.write is not None and not item.replayed]
+
+
+def intent_drafts(items: Sequence[Item]) -> dict[tuple[str, Key], IntentDraft]:
+    """Return one intent a key: that of its first write."""
+    drafts: dict[tuple[str, Key], IntentDraft] = {}
+    for item in items:
+        if item.write is not None:
+            draft = IntentDraft(
+                collection=item.write.collection,
+                key=item.write.key,
+                op=item.write.op.value,
+                idempotency_key=item.idempotency_key,
+                request_digest=request_digest(item.asked) if item.idempotency_key else "",
+            )
+            drafts.setdefault((draft.collection, draft.key), draft)
+    return drafts
 
 
 def secondary_write(item: Item, spec: CollectionSpec) -> Write | None:

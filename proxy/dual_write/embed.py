@@ -15,7 +15,7 @@ from proxy.dual_write.attempt import Item
 from proxy.dual_write.making import Made, Maker, SideVector, Wish
 from proxy.dual_write.spaces import Spaces
 from proxy.dual_write.texts import Need, after, decided, gives_text, need, values_of
-from proxy.errors import CrossfadeError, Rejected, Violation
+from proxy.errors import CrossfadeError, Rejected, Unavailable, Violation
 from proxy.ledger.types import Routing
 from proxy.model import CollectionSpec, EmbeddingSpec, Key, Value, Write, WriteOp
 from proxy.routing.phases import secondary_of, writes_both
@@ -46,12 +46,23 @@ class _Draft:
 async def read_values(
     sides: Sides, side: str, writes: Sequence[Write], *, deadline_s: float
 ) -> dict[RecordId, dict[str, Value]]:
-    """Return the values of those records that exist. Raises what `Store.get` raises."""
+    """Return the values of those records that exist.
+
+    Raises:
+        Unavailable: the store does not answer, or keeps failing.
+        Corrupt: a record cannot be decoded.
+    """
     found: dict[RecordId, dict[str, Value]] = {}
-    store = sides.store(side)
+    store, breaker = sides.store(side), sides[side].breaker
     for name in sorted({write.collection for write in writes}):
         keys = list(dict.fromkeys(item.key for item in writes if item.collection == name))
-        records = await store.get(name, keys, vectors=False, deadline_s=deadline_s)
+        if breaker.state == "open":
+            raise Unavailable(f"The {side} store keeps failing.", where=side, hint="Retry later.")
+        try:
+            records = await store.get(name, keys, vectors=False, deadline_s=deadline_s)
+        except Unavailable:
+            breaker.failed()
+            raise
         spec = store.schema.collections[name]
         found.update(
             {(name, key): values_of(spec, key, item.fields) for key, item in records.items()}

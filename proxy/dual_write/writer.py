@@ -15,6 +15,7 @@ from proxy.dual_write.attempt import (
     accept_resumed,
     answer,
     follow_accepted,
+    intent_drafts,
     may_be_ours,
     pending,
     replay,
@@ -50,7 +51,7 @@ from proxy.errors import (
 )
 from proxy.ledger.base import IntentLog
 from proxy.ledger.group_commit import AppendGroup, SettleQueue
-from proxy.ledger.types import IntentDraft, Phase, Routing
+from proxy.ledger.types import Phase, Routing
 from proxy.model import CollectionSpec, Key, Write, WriteOp
 from proxy.routing.member import Membership, Ticket
 from proxy.routing.phases import secondary_of, writes_both
@@ -368,19 +369,7 @@ class DualWriter:
 
     async def _append(self, items: list[Item], ticket: Ticket) -> None:
         """Step 3: one intent a key, durable when this returns."""
-        drafts: dict[tuple[str, object], IntentDraft] = {}
-        for item in items:
-            if item.write is not None:
-                drafts.setdefault(
-                    (item.write.collection, item.write.key),
-                    IntentDraft(
-                        collection=item.write.collection,
-                        key=item.write.key,
-                        op=item.write.op.value,
-                        idempotency_key=item.idempotency_key,
-                        request_digest=request_digest(item.asked) if item.idempotency_key else "",
-                    ),
-                )
+        drafts = intent_drafts(items)
         intents = await self._parts.append.append(
             list(drafts.values()), epoch=ticket.routing.epoch, replica_id=ticket.replica_id
         )
