@@ -166,7 +166,8 @@ class AsyncClient:
         """Store a record, new or not.
 
         A field left out keeps its stored value when the record exists, and takes its default (or
-        null) when it does not; an explicit None sets null. No vector means that it has none.
+        null) when it does not; an explicit None sets null. No vector means that it has none, or
+        the one of its text where the server makes them.
         """
         request = pb.UpsertRequest(collection=collection)
         fill_record(request.record, key, fields, vector)

@@ -333,7 +333,9 @@ class Record(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     vector: _builtins.bytes
     """float32, little endian, packed: 4 * dim bytes. Absent: null (in an Upsert too), or not asked
-    for.
+    for. Where the collection has an embedding the server makes it from the record's text: absent
+    in a write then means the text's own (an Upsert that gives none of the text keeps the stored
+    one), and none may be given if the two stores embed by different models.
     """
     @_builtins.property
     def key(self) -> Global___Key:
@@ -475,7 +477,9 @@ class Patch(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     CLEAR_VECTOR_FIELD_NUMBER: _builtins.int
     vector: _builtins.bytes
-    """The new vector, packed as in Record. Absent: the stored one stays."""
+    """The new vector, packed as in Record. Absent: the stored one stays, or, where the collection has
+    an embedding and a part of the text changes, is made anew.
+    """
     clear_vector: _builtins.bool
     """Set the vector to null. Not together with `vector`."""
     @_builtins.property
