@@ -135,7 +135,10 @@ def test_plan_shows_what_a_migration_would_do_and_finds_no_problem(site: Site) -
     documents = found["plan"]["collections"]["documents"]
     assert documents["path"] == "bulk"
     assert documents["secondary_only"] == ["metadata"]
-    assert found["plan"]["indexes_to_build"] == ["documents_embedding_hnsw"]
+    assert found["plan"]["indexes_to_build"] == [
+        "documents_embedding_hnsw",
+        "crossfade_documents_words",
+    ]
     assert found["phase"] == "old_only"
     assert {"collection": "sources", "field": "enabled", "store": "new"} in found[
         "one_sided_fields"

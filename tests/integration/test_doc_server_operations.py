@@ -9,7 +9,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from crossfade.client import AsyncClient, F, FailedPrecondition, Read, Unimplemented, Upsert
+from crossfade.client import (
+    AsyncClient,
+    F,
+    FailedPrecondition,
+    Read,
+    Scoring,
+    SearchMode,
+    Unimplemented,
+    Upsert,
+)
 from crossfade.client.control import ControlClient
 from crossfade.client.control_types import Phase
 from psycopg.conninfo import make_conninfo
@@ -285,10 +294,27 @@ async def ramped(house: House) -> House:
     return replace(house)
 
 
-async def test_full_text_search_says_that_it_is_not_there_yet(house: House) -> None:
-    await house.documents(count=1)
-    with pytest.raises(Unimplemented, match="keyword"):
-        await house.client.search_text("documents", "text")
+async def test_full_text_search_ranked_and_hybrid_in_both_stores(house: House) -> None:
+    await house.documents(count=3)
+    texts = ("Serializing a structure.", "Serialize, serialized, serializer.", "Parsing of dates.")
+    for number, text in enumerate(texts):
+        await house.client.update("documents", ("rust", "serde", f"p{number}"), {"content": text})
+    for served in ("old", "new"):
+        words = await house.client.search("documents", text="serialize", mode=SearchMode.KEYWORD)
+        assert words.served_by.store == served
+        assert words.scoring is Scoring.TS_RANK
+        assert [hit.record.key[2] for hit in words.hits] == ["p1", "p0"]
+        fused = await house.client.search_hybrid(
+            "documents", "serialize", vector=vector(2), alpha=0.5, limit=3
+        )
+        assert fused.scoring is Scoring.RECIPROCAL_RANK
+        assert {hit.record.key[2] for hit in fused.hits} == {"p0", "p1", "p2"}
+        if served == "old":
+            await ramped(house)
+    with pytest.raises(Unimplemented, match="no model makes the vectors of documents"):
+        await house.client.search("documents", text="serialize")
+    with pytest.raises(Unimplemented, match=r"keyword\.fields"):
+        await house.client.search_text("sources", "serde")
 
 
 async def test_filters_on_metadata(house: House) -> None:
