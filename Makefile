@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := proxy shadow reconcile protos tests
 WORKERS ?= 2
+PRESET ?= doc-server
 DEMO ?=
 BENCH ?=
 
@@ -29,8 +30,8 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,dev,lancedb,embedder]'
 	@touch $(STAMP)
 
-demo: $(STAMP) ## A whole migration under live traffic; DEMO="--quick" passes options on
-	@$(BIN)/crossfade demo $(DEMO)
+demo: $(STAMP) ## A whole migration under live traffic; PRESET=work-items another; DEMO="--quick" passes options on
+	@$(BIN)/crossfade demo --preset $(PRESET) $(DEMO)
 
 test: $(STAMP) ## Every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

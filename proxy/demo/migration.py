@@ -186,16 +186,15 @@ class Migration:
     async def _check(self, stores: Stores) -> None:
         findings = self.findings
         async with self.narrator.step("check", "straight from both stores") as note:
-            contents = await asyncio.to_thread(self.scenario.contents, stores)
+            expected = findings.account.expected if findings.account else ()
+            contents, findings.complaints = await self.scenario.examine(stores, expected)
             findings.rows = {"old": contents.rows("old"), "new": contents.rows("new")}
             findings.matched, findings.differences = compare(contents, primary="new")
-            expected = findings.account.expected if findings.account else ()
             findings.lost = lost_writes(contents, expected)
             note(
                 f"{findings.matched} rows equal, {len(findings.differences)} differ, "
                 f"{len(findings.lost)} of {len(expected)} live keys lost"
             )
-            findings.complaints = await self.scenario.inspect(contents, expected)
 
 
 async def _address(child: Child) -> str:

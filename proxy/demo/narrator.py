@@ -116,4 +116,4 @@ def told(summary: Mapping[str, JsonValue]) -> str:
         names = ("mismatched", "missing", "extra", "in_flight")
         found = [f"{summary[name]} {name.replace('_', ' ')}" for name in names if summary.get(name)]
         return ", ".join([f"{summary['matched']} rows equal", *(found or ["none differs"])])
-    return f"{summary.get('rows')} rows copied, index built"
+    return f"{summary.get('rows')} rows copied"

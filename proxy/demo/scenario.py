@@ -85,8 +85,12 @@ class Scenario(Protocol):
     def inflict(self, stores: Stores, kinds: Sequence[str]) -> list[Damage]:
         """Spoil one row behind the proxy's back for each kind, that nobody writes."""
 
-    def contents(self, stores: Stores) -> Contents:
-        """Read both stores whole and directly, with nothing of Crossfade between."""
+    async def examine(
+        self, stores: Stores, expected: Sequence[Expectation]
+    ) -> tuple[Contents, list[str]]:
+        """Read both stores whole and directly, with nothing of Crossfade between.
 
-    async def inspect(self, contents: Contents, expected: Sequence[Expectation]) -> list[str]:
-        """Say what else is wrong with what was read, as sentences; none if all is well."""
+        Returns:
+            What they hold, and what is wrong with it beyond differences of the two and lost
+            writes, as sentences; none if all is well.
+        """

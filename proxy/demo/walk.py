@@ -242,6 +242,8 @@ async def _note_index(stage: Stage) -> None:
         f"{item.collection}.{item.name}": {"ready": item.ready, "detail": item.detail}
         for item in status.indexes
     }
+    for item in status.indexes:
+        stage.narrator.fact("index", f"{item.name} {'is ready' if item.ready else item.detail}")
 
 
 async def _dwell(stage: Stage) -> None:

@@ -93,10 +93,8 @@ class DocServer:
         """Spoil documents of the old database that nobody writes."""
         return inflict(stores.old, kinds, [key_of(document) for document in self.plan.quiet])
 
-    def contents(self, stores: Stores) -> Contents:
-        """Read both databases."""
-        return read_contents(stores.old, stores.new)
-
-    async def inspect(self, contents: Contents, expected: Sequence[Expectation]) -> list[str]:
-        """Nothing beyond the rows: whoever writes gives the vectors."""
-        return []
+    async def examine(
+        self, stores: Stores, expected: Sequence[Expectation]
+    ) -> tuple[Contents, list[str]]:
+        """Read both databases. Whoever writes gives the vectors: the rows are all there is."""
+        return await asyncio.to_thread(read_contents, stores.old, stores.new), []

@@ -32,7 +32,7 @@ _PROFILE = Profile(
     replicas_max=1,
     reconciler_inside=True,
 )
-_CHECKED_TEXTS = 256
+_CHECKED_TEXTS = 200
 
 
 def work_items(options: DemoOptions, seed: int) -> WorkItems:
@@ -121,17 +121,19 @@ class WorkItems:
         """Spoil items of the old table that nobody writes."""
         return inflict(stores.old, kinds, [item.key for item in self.plan.quiet])
 
-    def contents(self, stores: Stores) -> Contents:
-        """Read both stores."""
-        return read_contents(stores.old, stores.new)
-
-    async def inspect(self, contents: Contents, expected: Sequence[Expectation]) -> list[str]:
-        """Embed the words of items that live clients wrote once more: the vectors must fit."""
-        rows, vectors = contents.new[COLLECTION], contents.vectors
-        written = {text_of(rows[one.key]): None for one in expected if one.key in rows}
+    async def examine(
+        self, stores: Stores, expected: Sequence[Expectation]
+    ) -> tuple[Contents, list[str]]:
+        """Read both stores, and embed words that live clients wrote anew: the vectors must fit."""
+        images = [image for one in expected for image in one.images if image is not None]
+        written = dict.fromkeys(text_of(image) for image in images)
         texts = [text for text in written if text][-_CHECKED_TEXTS:]
-        anew, _ = await embed(texts)
-        return [
-            *without_sense(rows, vectors),
-            *stale(rows, vectors, dict(zip(texts, anew, strict=True))),
+        vectors, _ = await embed(texts)
+        # Only now LanceDB comes into this process: its threads and a fork do not go together.
+        contents = await asyncio.to_thread(read_contents, stores.old, stores.new)
+        rows = contents.new[COLLECTION]
+        anew = dict(zip(texts, vectors, strict=True))
+        return contents, [
+            *without_sense(rows, contents.vectors),
+            *stale(rows, contents.vectors, anew),
         ]
