@@ -245,7 +245,7 @@ class Copier:
                 loaded = await pair.secondary.bulk_load(
                     pair.name, target, chunks, deadline_s=self._deadline_s
                 )
-            except (Rejected, Unavailable):
+            except (Rejected, Unavailable, Corrupt):
                 copy.written.clear()  # nothing was loaded
                 raise
         if loaded != len(plan.fresh):

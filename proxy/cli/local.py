@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -46,19 +46,27 @@ def make_parts(config: Config) -> Parts:
 
 @asynccontextmanager
 async def reconciler(
-    config: Config, tools: Tools | None = None, *, wrap: Callable[[Store], Store] | None = None
+    config: Config,
+    tools: Tools | None = None,
+    *,
+    wrap: Callable[[Store], Store] | None = None,
+    embed: bool = True,
 ) -> AsyncIterator[Reconciler]:
     """Open stores and ledger and hand out a reconciler; everything is closed at the end.
 
     Args:
         wrap: puts something around each store (telemetry).
+        embed: models are loaded where the two stores hold different vectors.
 
     Raises:
         Unavailable: a store or the ledger does not answer; the message says which.
         Corrupt: the ledger's schema has another version.
+        ConfigInvalid: a model, or what it needs, is missing.
     """
+    from proxy.clock import SystemClock
+    from proxy.server.embedding import open_embedder
     from proxy.server.reconciling import owner_name
-    from reconcile.jobs import Reconciler
+    from reconcile.jobs import Reconciler, Tools
 
     parts = make_parts(config)
     async with AsyncExitStack() as stack:
@@ -70,9 +78,27 @@ async def reconciler(
         stores = parts.stores
         if wrap is not None:
             stores = {name: wrap(store) for name, store in stores.items()}
+        tools = tools or Tools()
+        if embed and makes_vectors(config):
+            embedder = await open_embedder(config, SystemClock())
+            if embedder is not None:
+                stack.push_async_callback(embedder.close)
+                tools = replace(tools, embedder=embedder)
         yield Reconciler(
             stores, parts.ledger, config.settings.reconcile, owner=owner_name(), tools=tools
         )
+
+
+def makes_vectors(config: Config) -> bool:
+    """True if a copy in either direction makes vectors from texts."""
+    from proxy.vectors import VectorPath
+    from reconcile.ranges import scope_of
+
+    return any(
+        scope_of(name, here, there).path is VectorPath.EMBEDDED
+        for name in config.collections
+        for here, there in ((config.old, config.new), (config.new, config.old))
+    )
 
 
 async def run_job(
@@ -85,7 +111,7 @@ async def run_job(
     from proxy.cli.session import until_stopped
 
     with JobBar(kind.value, output) as bar:
-        async with reconciler(config) as worker:
+        async with reconciler(config, embed=not params.get("dry_run")) as worker:
             job = await until_stopped(worker.run_once(kind, params, bar.update), stop=worker.stop)
     if job is None:
         raise KeyboardInterrupt

@@ -40,6 +40,7 @@ from proxy.stores.lancedb.writer import Writer, families
 from proxy.stores.modes import modes_of_schema, require_keyword_search
 
 _ADMIN_DEADLINE_S: Final = 30.0
+_BULK_ROWS: Final = 10_000
 _BUILD_DEADLINE_S: Final = 3600.0
 
 
@@ -86,6 +87,7 @@ class LanceStore:
             search_modes=modes_of_schema(schema),
             single_writer=self.database.folder.path is not None,
             keyword_scoring=Scoring.BM25,
+            bulk_rows=_BULK_ROWS,
         )
         self.writers: dict[str, Writer] = {}
         self._sequences = Sequences(name, self.database)

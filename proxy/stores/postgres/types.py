@@ -84,7 +84,9 @@ def framed(kind: FieldType, value: str) -> str:
         return f"coalesce('16:' || encode(float8send({value}), 'hex'), '-')"
     text = f"({value})::text"
     if kind is FieldType.TIMESTAMP:
-        text = f"((extract(epoch FROM {value}) * 1000000)::int8)::text"
+        # An infinite time has no form that others know; it must not keep the rest from digests.
+        micros = f"((extract(epoch FROM {value}) * 1000000)::int8)::text"
+        text = f"(CASE WHEN isfinite({value}) THEN {micros} ELSE ({value})::text END)"
     elif kind is FieldType.TEXT_LIST:
         text = f"to_jsonb({value})::text"
     return f"coalesce(octet_length({text}) || ':' || {text}, '-')"
