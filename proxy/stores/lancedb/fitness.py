@@ -59,6 +59,8 @@ def _value_misfit(table: Table, name: str, value: object) -> str:
         return f"{name} must be a JSON object: its column packs other fields too"
     if column is None:
         return _content_misfit(name, value)
+    if column.kind is FieldType.FLOAT:
+        return ""
     if column.kind is FieldType.INT and isinstance(value, int):
         limit = 2 ** (column.type.bit_width - 1)
         if not -limit <= value < limit:
