@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.embedding.queries import needs_vector
 from proxy.layouts import StoreSchema
 from proxy.model import CollectionSpec, VectorSpec
 from proxy.query import Scoring, SearchMode, SearchQuery
@@ -62,6 +63,16 @@ class Rankers:
         if not reason and query.mode is SearchMode.KEYWORD and self.words[0] is Scoring.BM25:
             reason = "BM25 weighs a word by the whole collection, which live writes change"
         return reason
+
+    def beyond(self, query: Query, candidate: str) -> str:
+        """Say why the old store need not be asked: it lacks what the migration adds, "" if not.
+
+        A new store that lacks something is asked, and fails.
+        """
+        if candidate != "old" or not isinstance(query, SearchQuery) or not needs_vector(query):
+            return ""
+        spec = self._spec(self.old, query)
+        return "old_has_no_vectors" if spec is not None and spec.vector is None else ""
 
     def _vectors(self, query: SearchQuery) -> tuple[bool, str]:
         """Return whether both stores hold the same vectors, and by what they are made."""

@@ -282,6 +282,10 @@ class ShadowReader:
             self._stores["new"].schema,
             by_rank=self._rankers.by_rank(reading.query),
         )
+        beyond = self._rankers.beyond(reading.query, reading.candidate_store)
+        if beyond:
+            self._count(item, GroupStats(inconclusive={beyond: 1}), question.kind)
+            return
         control = _served(reading, question)
         outcome = await self._investigator.investigate(question, control, reading.candidate_store)
         group = self._group(item, question, outcome)

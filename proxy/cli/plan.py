@@ -24,6 +24,7 @@ from proxy.errors import CrossfadeError
 
 if TYPE_CHECKING:
     from proxy.cli.local import Parts
+    from proxy.cli.searches import Offered
     from proxy.config.crosscheck import OneSided
     from proxy.config.loader import Config
     from reconcile.planning import Plan
@@ -43,6 +44,7 @@ class Findings:
     phase: str = ""
     plan: Plan | None = None
     one_sided: Sequence[OneSided] = ()
+    searches: Sequence[Offered] = ()
     problems: list[str] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
     warnings: Sequence[str] = ()
@@ -102,6 +104,7 @@ def plan(
 async def _look(config: Config) -> Findings:
     """Open what answers, and ask it."""
     from proxy.cli.local import make_parts
+    from proxy.cli.searches import offered_searches
     from proxy.config.crosscheck import one_sided_fields
     from proxy.config.secrets import redacted_dsn
 
@@ -110,6 +113,7 @@ async def _look(config: Config) -> Findings:
         migration=settings.migration,
         warnings=config.warnings,
         one_sided=one_sided_fields(config.old, config.new),
+        searches=offered_searches(config),
     )
     parts = make_parts(config)
     async with AsyncExitStack() as stack:
@@ -179,6 +183,7 @@ def _document(found: Findings) -> dict[str, object]:
         "stores": found.stores,
         "plan": found.plan.as_json() if found.plan is not None else None,
         "one_sided_fields": list(found.one_sided),
+        "searches": {item.collection: item.as_json() for item in found.searches},
         "problems": found.problems,
         "unreachable": found.unreachable,
         "warnings": list(found.warnings),
@@ -195,6 +200,20 @@ def _show(found: Findings, output: Output) -> None:
     output.say("")
     if found.plan is not None:
         _show_plan(found.plan, output)
+    if found.searches:
+        output.table(
+            "searches",
+            ["collection", "modes", "words in", "text embedded by"],
+            [
+                [
+                    item.collection,
+                    ", ".join(item.modes),
+                    ", ".join(item.fields),
+                    _listed(item.models),
+                ]
+                for item in found.searches
+            ],
+        )
     if found.one_sided:
         output.table(
             "fields that one store alone holds",
@@ -207,6 +226,10 @@ def _show(found: Findings, output: Output) -> None:
         output.say("[green]no problems[/green]")
     for command in found.next_commands:
         output.say(f"next: [bold]{command}[/bold]")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(escaped(name) for name in names) or "-"
 
 
 def _show_plan(made: Plan, output: Output) -> None:

@@ -139,6 +139,12 @@ def test_plan_shows_what_a_migration_would_do_and_finds_no_problem(site: Site) -
         "documents_embedding_hnsw",
         "crossfade_documents_words",
     ]
+    assert found["searches"]["documents"] == {
+        "modes": ["vector", "keyword", "hybrid"],
+        "keyword_fields": ["content"],
+        "models": [],
+    }
+    assert "vector, keyword, hybrid" in text
     assert found["phase"] == "old_only"
     assert {"collection": "sources", "field": "enabled", "store": "new"} in found[
         "one_sided_fields"

@@ -244,6 +244,17 @@ async def test_a_search_that_the_candidate_cannot_do_fails_the_gate() -> None:
     assert not pair.judged()["shadow: no errors"].passed
 
 
+async def test_an_old_store_without_vectors_is_not_blamed_for_it_and_a_new_one_is() -> None:
+    schemas = {"old": searchable("old", "small"), "new": searchable("new", "small")}
+    bare = replace(schemas["old"].collections["documents"], vector=None)
+    schemas["old"] = replace(schemas["old"], collections={"documents": bare})
+    rankers = Rankers(old=schemas["old"], new=schemas["new"], words=(Scoring.BM25, Scoring.BM25))
+    assert rankers.beyond(TEXT, "old") == "old_has_no_vectors"
+    assert rankers.beyond(WORDS, "old") == ""
+    assert rankers.beyond(replace(HYBRID, alpha=0.0), "old") == ""
+    assert rankers.beyond(TEXT, "new") == ""
+
+
 async def test_the_report_names_what_was_excused_and_what_was_compared_by_rank() -> None:
     pair = await Pair("small", "large").fill()
     pair.new.unseen = {"a"}

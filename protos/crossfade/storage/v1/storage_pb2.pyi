@@ -25,8 +25,9 @@ ErrorInfo (domain "crossfade"), RetryInfo, PreconditionFailure, RequestInfo.
   NOT_FOUND            Update of a record that does not exist
   ALREADY_EXISTS       Insert of a record that exists
   FAILED_PRECONDITION  a missing parent, a value a store cannot hold, a reused idempotency key
-  RESOURCE_EXHAUSTED   a message over the size limit, or too many requests at once
-  UNIMPLEMENTED        a search mode that a store does not have
+  RESOURCE_EXHAUSTED   a message over the size limit, too many requests at once, or too many texts
+                       that wait to be embedded
+  UNIMPLEMENTED        a search mode that the collection is not configured for
   UNAVAILABLE          retry after RetryInfo; with ErrorInfo.reason AMBIGUOUS the write may have
                        been applied (retry with the same idempotency key)
   DEADLINE_EXCEEDED    no answer in time; with ErrorInfo.reason AMBIGUOUS as above
