@@ -11,7 +11,17 @@ from proxy.dual_write.making import SideVector
 from proxy.dual_write.outcome import StoreAnswer, dirty_reason, refusal
 from proxy.dual_write.resolve import request_digest
 from proxy.ledger.types import Intent, IntentDraft, Settlement
-from proxy.model import Applied, CollectionSpec, JsonValue, Key, Record, Write, WriteOp, WriteResult
+from proxy.model import (
+    Applied,
+    CollectionSpec,
+    JsonValue,
+    Key,
+    Record,
+    Value,
+    Write,
+    WriteOp,
+    WriteResult,
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,9 +36,11 @@ class Item:
             other store can hold.
         one_sided: only `target` can hold it, so the other store is not asked.
         intent: its place in the ledger, None when the phase needs none.
-        text: what the vector was made of, if the stored record gave a part of it.
+        merged: a store's vector depends on the stored record, which is looked at after the write.
+        corrects: that store is `target`.
+        text: what the vector was made of, None if it was not.
         other: the secondary's vector, if it is not decided by `write` alone.
-        seen: the record as the primary told it last, once its vector was made again.
+        seen: the record after the write, its key's values too, once it was looked at.
         answer: what the primary and the secondary said.
         accepted: the primary held the record already, by an earlier try of the same request.
         error: what the client gets instead of an acknowledgement.
@@ -40,9 +52,11 @@ class Item:
     target: str = ""
     one_sided: bool = False
     intent: Intent | None = None
+    merged: bool = False
+    corrects: bool = False
     text: str | None = None
     other: SideVector | None = None
-    seen: Record | None = None
+    seen: Mapping[str, Value] | None = None
     primary: StoreAnswer = field(default_factory=StoreAnswer)
     secondary: StoreAnswer = field(default_factory=StoreAnswer)
     accepted: bool = False

@@ -28,7 +28,12 @@ _State = dict[RecordId, dict[str, Value] | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draft:
-    """What one store needs for one item; `text` where a vector is to be made."""
+    """What one store needs for one item.
+
+    Attributes:
+        need: KEPT, though a part of the text is stored, if the text does not change.
+        text: of the record after the write, where a vector is or was made of it.
+    """
 
     item: Item
     write: Write
@@ -36,6 +41,11 @@ class _Draft:
     need: Need
     text: str | None = None
     embedding: EmbeddingSpec | None = None
+
+    @property
+    def makes(self) -> bool:
+        """True if a vector is to be made."""
+        return self.text is not None and self.need is not Need.KEPT
 
     @property
     def mine(self) -> bool:
@@ -157,7 +167,7 @@ class Vectors:
         wishes = [
             Wish(embedding=draft.embedding, text=draft.text, must=draft.mine)
             for draft in drafts
-            if draft.text and draft.embedding is not None
+            if draft.makes and draft.text and draft.embedding is not None
         ]
         await self._maker.make(wishes, made, must_s=must_s)
         for draft in drafts:
@@ -210,11 +220,13 @@ class Vectors:
             values: Mapping[str, Value] | None = None
             if wanted is Need.WHOLE:
                 values = values_of(spec, write.key, write.fields)
-            elif wanted is Need.MERGED and (before is None or gives_text(spec, write)):
+            elif wanted is Need.MERGED:
+                item.merged = True
+                item.corrects = item.corrects or side == item.target
                 values = after(spec, write, before)
+                if values is None or (before is not None and not gives_text(spec, write)):
+                    wanted = Need.KEPT
             text = text_of(embedding, values) if embedding and values is not None else None
-            if text is None and wanted is not Need.NOTHING:
-                wanted = Need.KEPT
             yield _Draft(
                 item=item, write=write, side=side, need=wanted, text=text, embedding=embedding
             )
@@ -228,16 +240,17 @@ class Vectors:
             item.other = chosen
             return
         vector = self._specs[write.collection].vector
-        if draft.text == "" and vector is not None and vector.required and draft.embedding:
+        textless = draft.makes and not draft.text
+        if textless and vector is not None and vector.required and draft.embedding:
             fail(item, _textless(write.collection, draft.embedding))
         elif chosen.error is not None:
             fail(item, chosen.error)
         elif item.write is not None:
             item.write = replace(write, vector=chosen.vector, set_vector=chosen.set_vector)
-            item.text = draft.text if draft.need is Need.MERGED else None
+            item.text = draft.text
 
     def _chosen(self, draft: _Draft, made: Made) -> SideVector:
-        if draft.text is not None and draft.embedding is not None:
+        if draft.makes and draft.text is not None and draft.embedding is not None:
             return made.of(draft.embedding, draft.text)
         vector = self._spaces.vector(draft.side, draft.write.collection)
         if draft.need is Need.KEPT or vector is None or not vector.given:

@@ -17,7 +17,7 @@ from proxy.dual_write.spaces import Spaces
 from proxy.dual_write.stores import apply_on
 from proxy.dual_write.texts import values_of
 from proxy.errors import Ambiguous, CrossfadeError
-from proxy.model import Applied, EmbeddingSpec, Record, Write, WriteOp
+from proxy.model import Applied, EmbeddingSpec, Write, WriteOp
 from proxy.stores.sides import Sides
 from proxy.vectors import same_space, text_of
 
@@ -59,7 +59,7 @@ class Follower:
         Args:
             deadline: cuts a number of seconds to what is left of the lease.
         """
-        due = [item for item in items if item.text is not None and _done(item)]
+        due = [item for item in items if item.merged and _done(item)]
         for _ in range(_ROUNDS):
             stale = await self._stale(due, target, deadline) if due else []
             if not stale:
@@ -76,30 +76,45 @@ class Follower:
     async def _stale(
         self, items: Sequence[Item], target: str, deadline: Callable[[float], float]
     ) -> list[Correction]:
-        unread = [it.write for it in items if it.write is not None and _record(it) is None]
-        try:
-            read = await read_values(self._sides, target, unread, deadline_s=self._wait_s(deadline))
-        except CrossfadeError as error:
-            for item in items:
-                if _record(item) is None:
-                    _doubt(item, f"the record cannot be read: {error.message}", target)
-            read = {}
+        await self._look(items, target, deadline)
         stale: list[Correction] = []
         for item in items:
-            write, record = item.write, _record(item)
-            if write is None or item.primary.error is not None:
+            write, values = item.write, item.seen
+            if write is None or values is None or item.primary.error is not None:
                 continue
-            spec = self._spaces.held(target, write.collection)
             embedding = self._spaces.embedding(target, write.collection)
-            values = read.get((write.collection, write.key))
-            if record is not None:
-                values = values_of(spec, record.key, record.fields)
-            if values is None or embedding is None:
-                continue  # Somebody has deleted it.
+            if not item.corrects or embedding is None:
+                continue
             text = text_of(embedding, values)
             if text != item.text:
                 stale.append(Correction(item=item, write=write, embedding=embedding, text=text))
         return stale
+
+    async def _look(
+        self, items: Sequence[Item], target: str, deadline: Callable[[float], float]
+    ) -> None:
+        """Note the records after the writes: as a patch tells them, else as they are read."""
+        unread: list[tuple[Item, Write]] = []
+        for item in items:
+            record = item.primary.result.record if item.primary.result is not None else None
+            if record is not None:
+                spec = self._spaces.held(target, record.collection)
+                item.seen = values_of(spec, record.key, record.fields)
+            elif item.write is not None and item.seen is None:
+                unread.append((item, item.write))
+        try:
+            found = await read_values(
+                self._sides,
+                target,
+                [write for _, write in unread],
+                deadline_s=self._wait_s(deadline),
+            )
+        except CrossfadeError as error:
+            for item, _ in unread:
+                _doubt(item, f"the record cannot be read: {error.message}", target)
+            return
+        for item, write in unread:
+            item.seen = found.get((write.collection, write.key))  # None: somebody has deleted it.
 
     async def _patch_vectors(
         self,
@@ -133,8 +148,26 @@ class Follower:
         return [
             it.item
             for (it, patch), told in zip(asked, answers, strict=True)
-            if _take(it, patch, told, target)
+            if self._took(it, patch, told, target)
         ]
+
+    def _took(self, it: Correction, patch: Write, told: StoreAnswer, target: str) -> bool:
+        """Note what became of a corrected vector; True if the record is to be looked at again."""
+        item, result = it.item, told.result
+        if result is None or result.applied not in (Applied.DONE, Applied.NOT_FOUND):
+            why = told.skipped or (told.error.message if told.error is not None else "")
+            _doubt(item, why or (result.detail if result is not None else ""), target)
+            return False
+        if result.applied is Applied.NOT_FOUND or result.record is None:
+            return False  # Somebody has deleted it.
+        item.text = it.text
+        if it.write.op is WriteOp.PATCH:
+            item.primary = replace(item.primary, result=result)
+        else:
+            item.write = replace(it.write, vector=patch.vector, set_vector=True)
+            spec = self._spaces.held(target, it.write.collection)
+            item.seen = values_of(spec, result.record.key, result.record.fields)
+        return True
 
     async def fit(
         self,
@@ -150,10 +183,10 @@ class Follower:
             For each: the write (None: nothing is due), and why it cannot be made ("" if it can).
         """
         wishes = [
-            Wish(embedding=embedding, text=self._text(write, secondary, embedding), must=False)
+            Wish(embedding=embedding, text=self._text(item, write, embedding), must=False)
             for item, write in asked
             if write is not None
-            and item.asked.op is WriteOp.PATCH
+            and _follows(item)
             and (embedding := self._own_embedding(item, write, secondary)) is not None
         ]
         await self._maker.make(wishes, made, must_s=deadline_s)
@@ -162,22 +195,27 @@ class Follower:
     def _own_embedding(self, item: Item, write: Write, secondary: str) -> EmbeddingSpec | None:
         return self._spaces.own_embedding(secondary, item.target, write.collection)
 
-    def _text(self, record: Write, secondary: str, embedding: EmbeddingSpec) -> str:
-        spec = self._spaces.held(secondary, record.collection)
-        return text_of(embedding, values_of(spec, record.key, record.fields))
+    def _text(self, item: Item, record: Write, embedding: EmbeddingSpec) -> str:
+        """Return the text of the record that the primary holds after the write."""
+        spec = self._spaces.held(item.target, record.collection)
+        patched = item.asked.op is WriteOp.PATCH or item.seen is None
+        values = values_of(spec, record.key, record.fields) if patched else item.seen
+        return text_of(embedding, values or {})
 
     def _fitted(
         self, item: Item, write: Write | None, secondary: str, made: Made
     ) -> tuple[Write | None, str]:
         if write is None or item.write is None or not self._spaces.special(write.collection):
             return write, ""
+        own = self._own_embedding(item, write, secondary)
+        chosen = item.other
         if item.asked.op is WriteOp.PATCH:
             chosen = self._after_patch(item, item.write, write, secondary, made)
-        elif item.text is not None and self._shares(item, secondary):
+        elif item.merged and self._shares(item, secondary):
             # The primary's vector may have been made anew since.
             chosen = SideVector(vector=item.write.vector, set_vector=item.write.set_vector)
-        else:
-            chosen = item.other
+        elif own is not None and _follows(item):
+            chosen = made.of(own, self._text(item, write, own))
         if chosen is None:
             return write, ""
         if chosen.error is not None:
@@ -201,7 +239,7 @@ class Follower:
             return None
         embedding = mine.embedding
         if embedding is not None:
-            return made.of(embedding, self._text(record, secondary, embedding))
+            return made.of(embedding, self._text(item, record, embedding))
         if mine.given:
             return SideVector(vector=patch.vector, set_vector=patch.set_vector)
         return SideVector()
@@ -212,27 +250,9 @@ def _done(item: Item) -> bool:
     return result is not None and result.applied is Applied.DONE
 
 
-def _record(item: Item) -> Record | None:
-    """Return the record as the primary told it last, None if it has not."""
-    result = item.primary.result
-    return item.seen or (result.record if result is not None else None)
-
-
-def _take(it: Correction, patch: Write, told: StoreAnswer, target: str) -> bool:
-    """Note what became of a corrected vector; True if the record is to be looked at again."""
-    item, result = it.item, told.result
-    if result is None or result.applied not in (Applied.DONE, Applied.NOT_FOUND):
-        why = told.skipped or (told.error.message if told.error is not None else "")
-        _doubt(item, why or (result.detail if result is not None else ""), target)
-        return False
-    if result.applied is Applied.NOT_FOUND:
-        return False  # Somebody has deleted it.
-    item.text, item.seen = it.text, result.record
-    if it.write.op is WriteOp.PATCH:
-        item.primary = replace(item.primary, result=result)
-    else:
-        item.write = replace(it.write, vector=patch.vector, set_vector=True)
-    return True
+def _follows(item: Item) -> bool:
+    """True if the secondary's own vector is that of the record which the primary holds now."""
+    return item.asked.op is WriteOp.PATCH or (item.merged and item.seen is not None)
 
 
 def _doubt(item: Item, why: str, target: str) -> None:

@@ -399,7 +399,7 @@ class DualWriter:
     async def _write_both(self, both: list[Item], submission: Submission, ticket: Ticket) -> None:
         primary, secondary = ticket.routing.primary, secondary_of(ticket.routing)
         early = self._settings.ack == "primary"
-        ordered = any(item.asked.op is WriteOp.PATCH or item.text is not None for item in both)
+        ordered = any(item.asked.op is WriteOp.PATCH or item.merged for item in both)
         # Near the end of the client's time the primary's answer alone must do (W3).
         patience_s = min(_ANSWER_MARGIN_S, submission.context.deadline_s / 10)
         timers: list[asyncio.TimerHandle] = []
