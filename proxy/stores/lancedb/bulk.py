@@ -138,8 +138,6 @@ def _check(table: Table, plan: ArrowPlan, loaded: Any) -> None:
             _check_constant(table, name, values)
         if (field.required or name in table.spec.key) and values.null_count:
             raise _refused(table, f"{name} may not be null")
-        if field.type is FieldType.FLOAT and not _all_finite(values):
-            raise _refused(table, f"{name} has a number that is not finite")
         if field.type is FieldType.TEXT and (field.length_max or field.choices):
             for value in pc.unique(values).to_pylist():
                 why = "" if value is None else value_misfit(field, value)
@@ -151,10 +149,6 @@ def _check(table: Table, plan: ArrowPlan, loaded: Any) -> None:
             raise _refused(table, "a vector has a number that is not finite")
         if table.spec.vector is not None and table.spec.vector.required and not valid.all():
             raise _refused(table, "the vector may not be null")
-
-
-def _all_finite(values: Any) -> bool:
-    return bool(pc.all(pc.is_finite(values.drop_null()), min_count=0).as_py())
 
 
 def _check_constant(table: Table, name: str, values: Any) -> None:
