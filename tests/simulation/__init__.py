@@ -1,0 +1,1 @@
+"""Deterministic simulation: the real product code on virtual time, with checkers that can fail."""

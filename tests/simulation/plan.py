@@ -1,0 +1,95 @@
+"""What a seed decides before a run begins: who takes part, where it starts, what will go wrong."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from proxy.ledger.types import Phase
+from tests.simulation.network import CALM, Weather
+from tests.simulation.points import SAFE, Dangers
+
+SERVERS = ("old", "new", "ledger")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run.
+
+    Attributes:
+        start: the phase it begins in; the stores are equal there unless it is old_only or
+            dual_write.
+        walks: the operator moves through the phases.
+        outages, stops, kills: how many of each are spread over the run.
+        ends: what happens at the end: "as it is" or "rollback" to old_only.
+    """
+
+    replicas: int
+    clients: int
+    writes_each: int
+    keys: int
+    start: Phase
+    percent: float
+    weather: dict[str, Weather]
+    replica_dangers: Dangers
+    reconciler_dangers: Dangers
+    walks: bool
+    forward: float
+    outages: int
+    stops: int
+    kills: int
+    ack: str
+    ends: str
+
+
+def make_plan(seed: int) -> Plan:
+    """Draw a run from its seed."""
+    rng = random.Random(f"{seed}/plan")
+    start = rng.choices(
+        (Phase.OLD_ONLY, Phase.DUAL_WRITE, Phase.RAMP, Phase.NEW_PRIMARY), (2, 3, 5, 3)
+    )[0]
+    rough = rng.random() < 0.8
+    return Plan(
+        replicas=rng.randint(2, 4),
+        clients=rng.randint(3, 5),
+        writes_each=rng.randint(10, 18),
+        keys=rng.choice((2, 4, 6, 8)),
+        start=start,
+        percent=rng.choice((30.0, 70.0, 100.0)) if start is Phase.RAMP else 100.0,
+        weather={name: _weather(rng) if rough else CALM for name in SERVERS},
+        replica_dangers=_dangers(rng) if rough else SAFE,
+        reconciler_dangers=_dangers(rng, often=4.0) if rough else Dangers(stall=0.3),
+        walks=rng.random() < 0.75,
+        forward=rng.choice((0.5, 0.8, 0.95)),
+        outages=rng.choice((0, 0, 1, 2)) if rough else 0,
+        stops=rng.choice((0, 1, 1, 2)) if rough else 0,
+        kills=rng.choice((0, 0, 1, 2)) if rough else 0,
+        ack=rng.choice(("both", "both", "primary")),
+        ends=rng.choice(("as it is", "as it is", "rollback")),
+    )
+
+
+def _weather(rng: random.Random) -> Weather:
+    """Each trouble is absent as often as not, so that runs differ in kind."""
+
+    def chance(most: float) -> float:
+        return rng.random() * most if rng.random() < 0.5 else 0.0
+
+    return Weather(
+        delay_s=rng.choice((0.002, 0.01, 0.05)),
+        slow=chance(0.08),
+        refused=chance(0.04),
+        unreachable=chance(0.05),
+        lost=chance(0.05),
+        reset=chance(0.06),
+        twice=chance(0.1),
+    )
+
+
+def _dangers(rng: random.Random, *, often: float = 1.0) -> Dangers:
+    return Dangers(
+        stall=rng.choice((0.0, 0.1, 0.3)),
+        stop=rng.choice((0.0, 0.0, 0.004)) * often,
+        die=rng.choice((0.0, 0.004, 0.01)) * often,
+        stall_s=rng.choice((0.05, 0.5)),
+    )
