@@ -82,7 +82,7 @@ class MemoryWriter:
         `whole`: they are to make a record of their own, so what is left out is null.
         """
         table = table_of(self._tables, write.collection, self._store)
-        return table.shape.misfit(write, self._store, self._clock.now(), whole=whole)
+        return table.shape.misfit(write, self._store, whole=whole)
 
     def _parent_missing(self, table: MemoryTable, record: Record) -> bool:
         if table.spec.parent is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from proxy.layouts import ColumnKind, Layout
 from proxy.model import CollectionSpec, FieldType, Record, Value, Write, WriteOp
@@ -28,6 +28,9 @@ class Shape:
             if f.name in stored and f.generated and f.type is FieldType.TIMESTAMP
         )
         self.rests = frozenset(column.rest for column in layout.columns if column.rest)
+        self._required = tuple(
+            f for f in spec.value_fields if f.required and f.name in self.held - self.rests
+        )
         self.has_vector = any(column.kind is ColumnKind.VECTOR for column in layout.columns)
 
     def given(self, write: Write) -> dict[str, Value]:
@@ -68,32 +71,30 @@ class Shape:
             changes = {name: v for name, v in changes.items() if name not in write.keep}
         return self.changed_record(before, changes, write, now)
 
-    def misfit(self, write: Write, store: str, now: dt.datetime, *, whole: bool) -> str:
+    def misfit(self, write: Write, store: str, *, whole: bool) -> str:
         """Say why the store refuses these values, "" if it does not.
 
         `whole`: they are to make a record of their own, so what is left out is null.
         """
-        spec, layout = self.spec, self.layout
-        problems = [key_misfit(spec, layout, write.key, store)]
-        parts = zip(spec.key, write.key, strict=False)  # key_misfit tells of a wrong length
-        problems += [value_misfit(spec.by_name[name], part) for name, part in parts]
-        given = self.given(write)
-        problems += [value_misfit(spec.by_name[name], value) for name, value in given.items()]
-        problems += [
-            constant_misfit(store, name, value, write.fields[name])
-            for name, value in layout.constants.items()
-            if name in write.fields and name not in spec.key and write.fields[name] != value
-        ]
-        if whole and not problems[0]:
-            new = self.new_record(write, now)
-            problems += [
-                value_misfit(field, None)
-                for field in spec.value_fields
-                if field.required and new.fields.get(field.name, "") is None
-            ]
+        return next((why for why in self._problems(write, store, whole) if why), "")
+
+    def _problems(self, write: Write, store: str, whole: bool) -> Iterator[str]:
+        spec, constants = self.spec, self.layout.constants
+        yield key_misfit(spec, self.layout, write.key, store)
+        for name, part in zip(spec.key, write.key, strict=False):  # the length has been looked at
+            yield value_misfit(spec.by_name[name], part)
+        for name, value in write.fields.items():
+            if name in self.held and not (value is None and name in self.rests):
+                yield value_misfit(spec.by_name[name], value)
+        for name, value in constants.items():
+            if name in write.fields and name not in spec.key and write.fields[name] != value:
+                yield constant_misfit(store, name, value, write.fields[name])
+        if whole:
+            for field in self._required:
+                if write.fields.get(field.name) is None:
+                    yield value_misfit(field, None)
         if whole or write.set_vector:
-            problems.append(vector_misfit(spec, write.vector))
-        return next((why for why in problems if why), "")
+            yield vector_misfit(spec, write.vector)
 
 
 def _settled(value: Value) -> Value:

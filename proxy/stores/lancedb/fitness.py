@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import Mapping
 
@@ -13,13 +12,13 @@ from proxy.stores.lancedb.sql import encodable
 from proxy.stores.lancedb.table import Table
 
 
-def write_misfit(table: Table, write: Write, store: str, now: dt.datetime, *, whole: bool) -> str:
+def write_misfit(table: Table, write: Write, store: str, *, whole: bool) -> str:
     """Say why the table cannot hold what a write brings, "" if it can.
 
     Args:
         whole: it is to make a record of its own, so what is left out is null.
     """
-    why = table.shape.misfit(write, store, now, whole=whole)
+    why = table.shape.misfit(write, store, whole=whole)
     if why:
         return why
     for name, part in zip(table.spec.key, write.key, strict=True):
@@ -34,7 +33,7 @@ def write_misfit(table: Table, write: Write, store: str, now: dt.datetime, *, wh
     return vector_misfit(write.vector) if table.vector else ""
 
 
-def record_misfit(table: Table, record: Record, store: str, now: dt.datetime) -> str:
+def record_misfit(table: Table, record: Record, store: str) -> str:
     """Say why the store could not hold a whole record, "" if it can."""
     write = Write(
         op=WriteOp.INSERT,
@@ -43,7 +42,7 @@ def record_misfit(table: Table, record: Record, store: str, now: dt.datetime) ->
         fields=record.fields,
         vector=record.vector,
     )
-    return write_misfit(table, write, store, now, whole=True)
+    return write_misfit(table, write, store, whole=True)
 
 
 def vector_misfit(vector: bytes | None) -> str:

@@ -140,7 +140,7 @@ class Resolver:
             return WriteResult(applied=Applied.EXISTS)
         if write.op is WriteOp.PATCH and before is None:
             return WriteResult(applied=Applied.NOT_FOUND)
-        why = write_misfit(table, write, self._store, self._now, whole=before is None)
+        why = write_misfit(table, write, self._store, whole=before is None)
         if why:
             return WriteResult(applied=Applied.REFUSED, detail=why)
         record = table.shape.written(write, None if before is None else before.record, self._now)

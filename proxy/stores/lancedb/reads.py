@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cmp_to_key
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ from proxy.filters import field_value, orderable, sort_value, summable
 from proxy.model import Key, Record, Value
 from proxy.query import CountQuery, Group, ListQuery, Order, Projection
 from proxy.stores.lancedb.rows import KEYS, Selection, select
-from proxy.stores.lancedb.scan import Scan, needed, prepare, records
+from proxy.stores.lancedb.scan import Scan, batches, needed, prepare, records
 from proxy.stores.lancedb.sql import behind, is_orderable
 from proxy.stores.lancedb.table import Table
 from proxy.stores.memory_rows import project
@@ -106,7 +105,7 @@ async def _scanned_page(
     looked = select(table, Projection(fields=tuple({term.field for term in terms})))
     kept: Any = None
     values: list[tuple[Value, ...]] = []
-    async for rows, _ in records(handle, scan, selection):
+    async for rows in batches(handle, scan, selection):
         found = [row_values(record, table.spec, terms) for record in looked.records(rows)]
         both = rows if kept is None else pa.concat_tables([kept, rows])
         kept, values = _best(both, values + found, query, terms, room)
@@ -129,13 +128,15 @@ def _best(
         for at, value in enumerate(values)
         if after is None or compare_rows(value, after, terms) > 0
     ]
-
-    def compare(left: int, right: int) -> int:
-        return compare_rows(values[left], values[right], terms)
-
-    places.sort(key=cmp_to_key(compare))
+    for number, term in reversed(tuple(enumerate(terms))):  # each sort keeps the order of the last
+        column = [_sorts_by(value[number]) for value in values]
+        places.sort(key=column.__getitem__, reverse=term.descending)
     del places[room:]
     return rows.take(pa.array(places, pa.int64())), [values[at] for at in places]
+
+
+def _sorts_by(value: Value) -> tuple[bool, tuple[int, object]]:
+    return (value is None, (0, 0) if value is None else sort_value(value))
 
 
 def no_rows(selection: Selection) -> Any:

@@ -341,7 +341,7 @@ class LanceStore:
     async def unconvertible(self, record: Record) -> str:
         """Say why this store could not hold the record."""
         table = self.database.table(record.collection).table
-        return record_misfit(table, record, self.name, self._clock.now())
+        return record_misfit(table, record, self.name)
 
     async def index_states(self) -> list[IndexState]:
         """Return the state of each nearest-neighbour index the layouts ask for."""
