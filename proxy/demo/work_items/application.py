@@ -16,7 +16,7 @@ from proxy.demo.work_items.items import COLLECTION, Item, ItemValue, plain
 from proxy.model import Key
 
 Client: TypeAlias = AsyncClient
-_PAGE = 60
+_PAGE = 100
 _ALPHA = 0.7
 
 

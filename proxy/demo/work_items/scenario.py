@@ -48,16 +48,24 @@ def work_items(options: DemoOptions, seed: int) -> WorkItems:
 
 
 def _pace(options: DemoOptions) -> Pace:
+    """Return the pace: texts are embedded by the cores that serve, so clients rush less."""
     if options.quick:
         return replace(
             pace_of(options),
             documents=600,
             live_documents=150,
-            writes_per_s=25.0,
+            writes_per_s=20.0,
             reads_per_s=10.0,
-            searches_per_s=15.0,
+            searches_per_s=12.0,
         )
-    return replace(pace_of(options), documents=10_000, live_documents=1_000)
+    return replace(
+        pace_of(options),
+        documents=10_000,
+        live_documents=1_000,
+        writes_per_s=20.0,
+        reads_per_s=8.0,
+        searches_per_s=8.0,
+    )
 
 
 @dataclass(slots=True, kw_only=True)
