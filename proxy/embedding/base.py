@@ -11,6 +11,7 @@ class Embedder(Protocol):
 
     Vectors are packed little-endian float32, 4 * dim bytes, normalised to length 1; never a zero
     vector, never NaN. Errors: Rejected(RESOURCE_EXHAUSTED): too many texts wait already;
+    Rejected(INVALID_ARGUMENT): a text is not Unicode, or the model has no vector for it;
     Unavailable(where="embedder"): the model is not there (any more) or the deadline passed.
     """
 

@@ -6,8 +6,11 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TEXTS_MAX = 32
-CHARACTERS_MAX = 4096
+TEXTS_MAX = 16
+CHARACTERS_MAX = 2048
+"""Larger chunks are no faster (13.8 ms of CPU a text of 160 characters, whether 8, 16 or 32 go
+together), and a search waits for the one that is being computed."""
+
 _TEXT_CHARACTERS_MIN = 16
 
 

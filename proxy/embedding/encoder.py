@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Sequence
@@ -11,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from proxy.embedding.frames import Start
+from proxy.embedding.frames import NoVector, Start
 
 _CHARACTERS_A_TOKEN = 4
-
-
-class NoVector(Exception):
-    """A text has no vector: the model gave none, or one that is not a direction."""
+_CUT_CHARACTERS_A_TOKEN = 64
 
 
 class Encoder:
@@ -26,18 +24,19 @@ class Encoder:
     def __init__(self, model: Any) -> None:
         self._model = model
         self.dim = int(model.get_embedding_dimension())
-        tokens_max = model.max_seq_length
-        self.characters_max = _CHARACTERS_A_TOKEN * int(tokens_max) if tokens_max else 1 << 20
+        tokens_max = model.max_seq_length or math.inf
+        self._tokens_max = None if math.isinf(tokens_max) else int(tokens_max)
+        self.characters_max = _CHARACTERS_A_TOKEN * (self._tokens_max or 1 << 20)
+        self._lock = threading.Lock()
         self._lock_tokeniser()
 
     def _lock_tokeniser(self) -> None:
         # A fast tokeniser fails ("Already borrowed") when two threads use it at once. It takes a
         # hundredth of the time of the model, which runs outside this lock.
-        lock = threading.Lock()
         preprocess = self._model.preprocess
 
         def one_at_a_time(*args: Any, **kwargs: Any) -> Any:
-            with lock:
+            with self._lock:
                 return preprocess(*args, **kwargs)
 
         self._model.preprocess = one_at_a_time
@@ -53,7 +52,7 @@ class Encoder:
         """
         encode = self._model.encode_query if urgent else self._model.encode_document
         made = encode(
-            list(texts),
+            [self._cut(text) for text in texts],
             batch_size=len(texts),
             show_progress_bar=False,
             convert_to_numpy=True,
@@ -70,6 +69,23 @@ class Encoder:
         if not (np.abs(lengths - 1.0) < 1e-3).all():
             raise NoVector("the model gave a vector without a direction (length 0)")
         return bytes(vectors.tobytes())
+
+    def _cut(self, text: str) -> str:
+        """Return what the model reads of a very long text.
+
+        Tokens of megabytes would take seconds and a hundred times the text's memory, to be thrown
+        away but for the first. Words are tokenised one by one, so a beginning that fills the model
+        stands for the whole.
+        """
+        if self._tokens_max is None or len(text) <= self._tokens_max * _CUT_CHARACTERS_A_TOKEN:
+            return text
+        beginning = text[: self._tokens_max * _CUT_CHARACTERS_A_TOKEN]
+        end = max(beginning.rfind(" "), beginning.rfind("\n"))
+        if end <= 0:
+            return text
+        with self._lock:
+            tokens = self._model.tokenizer(beginning[:end], truncation=True)["input_ids"]
+        return beginning[:end] if len(tokens) >= self._tokens_max else text
 
 
 def load(start: Start, model: str) -> Encoder:

@@ -19,6 +19,10 @@ FRAME_BYTES_MAX = 1 << 30
 _SHAPE = struct.Struct("<II")
 
 
+class NoVector(Exception):
+    """A text has no vector: the model gave none, or one that is not a direction."""
+
+
 class Kind(IntEnum):
     """What a frame says."""
 
@@ -64,10 +68,15 @@ class Embed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Texts without a vector."""
+    """Texts without a vector.
+
+    Attributes:
+        text: the text itself is at fault: the model will never have a vector for it.
+    """
 
     ids: Sequence[int]
     message: str
+    text: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

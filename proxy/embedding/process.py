@@ -228,13 +228,7 @@ class ProcessEmbedder:
             self._heard_s = self._clock.monotonic_s()
             if isinstance(answer, Refused):
                 self._counts["texts_refused"] += len(answer.ids)
-                self._queue.refuse(
-                    answer.ids,
-                    Unavailable(
-                        f"The model gave no vector for a text: {answer.message}.",
-                        where="embedder",
-                    ),
-                )
+                self._queue.refuse(answer.ids, _refusal(answer))
             else:
                 self._counts["texts"] += len(answer.by_id)
                 self._queue.settle(answer.by_id)
@@ -295,6 +289,17 @@ class _deadline:  # noqa: N801 - reads as a function
                 where="embedder",
                 hint="Try again; send fewer texts at once.",
             ) from error
+
+
+def _refusal(answer: Refused) -> CrossfadeError:
+    if answer.text:
+        return Rejected(
+            f"A text has no embedding: {answer.message}.",
+            hint="Change the text, or give the vector.",
+        )
+    return Unavailable(
+        f"A text could not be embedded: {answer.message}.", where="embedder", hint="Try again."
+    )
 
 
 def _start(settings: EmbedderSettings, models: Collection[str]) -> Start:

@@ -78,8 +78,13 @@ class Worker:
                 for piece in chunk:
                     self._compute([piece])
                 return
-            message = f"{type(error).__name__}: {error}"
-            self.write(frames.encode(Kind.REFUSED, Refused(ids=ids, message=message)))
+            refused = Refused(
+                ids=ids,
+                message=f"{type(error).__name__}: {error}",
+                # What the machine lacks may be there the next time; all else lies in the text.
+                text=not isinstance(error, (MemoryError, RuntimeError, OSError)),
+            )
+            self.write(frames.encode(Kind.REFUSED, refused))
             return
         self.write(frames.encode_vectors(ids, encoder.dim, packed))
 

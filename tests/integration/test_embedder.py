@@ -79,7 +79,9 @@ def texts_of(seed: int, count: int) -> list[str]:
     rng = random.Random(seed)
     words = ["open", "close", "read", "write", "merge", "index", "vector", "ledger", "proxy"]
     texts = [" ".join(rng.choices(words, k=rng.randrange(1, 60))) for _ in range(count)]
-    return [*texts, "", _LONG, texts[0], "Zürich, 東京 🚀", "a\x00b"]
+    odd = ["", texts[0], "Zürich, 東京 🚀", "a\x00b"]
+    # Past what the model reads; past what is tokenised at all; past that, but of few words.
+    return [*texts, *odd, _LONG, _LONG * 10, "word" + " " * 20_000 + "and another " * 300]
 
 
 async def test_vectors_equal_those_of_sentence_transformers(
@@ -112,10 +114,11 @@ async def test_texts_of_many_callers_share_batches_and_the_loop_never_stalls(
     async def heartbeat() -> None:
         nonlocal late_s
         while True:
-            start = time.perf_counter()
+            slept = time.perf_counter()
             await asyncio.sleep(0.005)
-            late_s = max(late_s, time.perf_counter() - start - 0.005)
+            late_s = max(late_s, time.perf_counter() - slept - 0.005)
 
+    start = time.perf_counter()
     beating = asyncio.create_task(heartbeat())
     texts = [f"a record about topic {number}" for number in range(128)]
     await asyncio.gather(*(embedder.documents(BUNDLED, [text], deadline_s=60) for text in texts))
@@ -123,7 +126,7 @@ async def test_texts_of_many_callers_share_batches_and_the_loop_never_stalls(
     after = embedder.stats()
     assert after["texts"] - before["texts"] == 128
     assert after["batches"] - before["batches"] < 64
-    assert late_s < 0.25
+    assert late_s < max(0.1, (time.perf_counter() - start) / 3)
 
 
 async def test_a_search_is_answered_while_documents_wait(embedder: ProcessEmbedder) -> None:

@@ -94,9 +94,9 @@ class FakeLink:
         self.answers.put_nowait(Vectors(dim=dim, by_id=by_id))
         await settled()
 
-    async def refuse(self, text_ids: Sequence[int], message: str) -> None:
+    async def refuse(self, text_ids: Sequence[int], message: str, *, text: bool) -> None:
         """Refuse some texts."""
-        self.answers.put_nowait(Refused(ids=text_ids, message=message))
+        self.answers.put_nowait(Refused(ids=text_ids, message=message, text=text))
         await settled()
 
 

@@ -213,11 +213,16 @@ async def test_a_worker_that_says_nothing_is_ended() -> None:
 
 async def test_a_text_without_a_vector_fails_its_caller_alone() -> None:
     async with Bench(batch_wait_ms=0) as bench:
-        bad, good = bench.ask("bad"), bench.ask("good")
+        bad, unlucky, good = bench.ask("bad"), bench.ask("unlucky"), bench.ask("good")
         await settled()
-        await bench.starts.link.refuse(bench.sent[0].ids[:1], "NoVector: length 0")
-        with pytest.raises(Unavailable, match="length 0"):
-            await bad
+        link = bench.starts.link
+        await link.refuse(bench.sent[0].ids, "NoVector: length 0", text=True)
+        with pytest.raises(Rejected, match="length 0") as caught:
+            await bad  # for ever: backfill makes it a dead letter
+        assert caught.value.reason is Reason.INVALID_ARGUMENT
+        await link.refuse(bench.sent[1].ids, "MemoryError", text=False)
+        with pytest.raises(Unavailable, match="MemoryError"):
+            await unlucky
         await bench.starts.link.answer(bench.sent[-1])
         assert await good == expected("good")
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import pytest
 
 from proxy.embedding import frames
-from proxy.embedding.encoder import Encoder, NoVector
-from proxy.embedding.frames import Embed, Kind, Refused
+from proxy.embedding.encoder import Encoder
+from proxy.embedding.frames import Embed, Kind, NoVector, Refused
 from proxy.embedding.worker import Worker
 from tests.embedding import vector_of
 
@@ -76,7 +76,7 @@ def test_lanes_answer_every_text_and_a_bad_one_does_not_fail_its_neighbours() ->
 class Given:
     """A model of sentence-transformers whose vectors are given."""
 
-    max_seq_length = 256
+    max_seq_length: float | None = 256
 
     def __init__(self, vectors: list[list[float]]) -> None:
         self.vectors = vectors
@@ -124,3 +124,10 @@ def test_vectors_survive_their_frame_and_a_broken_one_is_noticed() -> None:
         frames.decode_vectors(frame[5:-1])
     with pytest.raises(ValueError, match="are not 2 vectors"):
         frames.encode_vectors([1, 2], 2, bytes(15))
+
+
+def test_a_model_without_a_limit_of_its_own_reads_all() -> None:
+    model = Given([[0.6, 0.8]])
+    for limit in (None, float("inf")):
+        model.max_seq_length = limit
+        assert len(Encoder(model).encode(["x " * 100_000], urgent=False)) == 8
