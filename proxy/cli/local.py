@@ -29,16 +29,23 @@ class Parts:
     ledger: Ledger
 
 
-def make_parts(config: Config) -> Parts:
-    """Return stores and ledger of a configuration, not open yet."""
+def make_parts(config: Config, *, look_ahead: bool = False) -> Parts:
+    """Return stores and ledger of a configuration, not open yet.
+
+    Args:
+        look_ahead: the stores are only looked at (`proxy.server.build.build_store`).
+    """
     from proxy.clock import SystemClock
     from proxy.server.build import build_ledger, build_store
 
     settings, clock = config.settings, SystemClock()
     return Parts(
         stores={
-            "old": build_store("old", settings.old, config.old, clock),
-            "new": build_store("new", settings.new, config.new, clock),
+            name: build_store(name, its, schema, clock, look_ahead=look_ahead)
+            for name, its, schema in (
+                ("old", settings.old, config.old),
+                ("new", settings.new, config.new),
+            )
         },
         ledger=build_ledger(settings, clock),
     )

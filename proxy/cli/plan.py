@@ -115,14 +115,15 @@ async def _look(config: Config) -> Findings:
         one_sided=one_sided_fields(config.old, config.new),
         searches=offered_searches(config),
     )
-    parts = make_parts(config)
+    parts = make_parts(config, look_ahead=True)
     async with AsyncExitStack() as stack:
         for name, part, its in (
             ("old", parts.stores["old"], settings.old),
             ("new", parts.stores["new"], settings.new),
             ("ledger", parts.ledger, settings.ledger),
         ):
-            found.stores[name] = redacted_dsn(its.dsn) or its.engine
+            where = its.dsn or getattr(its, "uri", "")
+            found.stores[name] = redacted_dsn(where) or its.engine
             stack.push_async_callback(part.close)
             try:
                 await part.open()

@@ -10,14 +10,26 @@ from proxy.ledger.base import Ledger
 from proxy.stores.base import Store
 
 
-def build_store(name: str, settings: StoreSettings, schema: StoreSchema, clock: Clock) -> Store:
-    """Return the adapter that a configuration asks for, not yet open."""
+def build_store(
+    name: str,
+    settings: StoreSettings,
+    schema: StoreSchema,
+    clock: Clock,
+    *,
+    look_ahead: bool = False,
+) -> Store:
+    """Return the adapter that a configuration asks for, not yet open.
+
+    Args:
+        look_ahead: it is only looked at: nothing is locked, written or made, and tables that the
+            proxy will make when it starts count as empty.
+    """
     if settings.engine == "memory":
         from proxy.stores.memory import MemoryStore
 
         return MemoryStore(name, schema, clock)
     if settings.engine == "lancedb":
-        return _lance_store(name, settings, schema, clock)
+        return _lance_store(name, settings, schema, clock, look_ahead=look_ahead)
     from proxy.stores.postgres import PostgresStore
 
     return PostgresStore(
@@ -29,7 +41,9 @@ def build_store(name: str, settings: StoreSettings, schema: StoreSchema, clock: 
     )
 
 
-def _lance_store(name: str, settings: StoreSettings, schema: StoreSchema, clock: Clock) -> Store:
+def _lance_store(
+    name: str, settings: StoreSettings, schema: StoreSchema, clock: Clock, *, look_ahead: bool
+) -> Store:
     try:
         from proxy.stores.lancedb import LanceStore
     except ModuleNotFoundError as error:
@@ -39,7 +53,7 @@ def _lance_store(name: str, settings: StoreSettings, schema: StoreSchema, clock:
         raise ConfigInvalid(
             'LanceDB is not installed: pip install "crossfade[lancedb]".', (wrong,)
         ) from error
-    return LanceStore(name, settings, schema, clock)
+    return LanceStore(name, settings, schema, clock, look_ahead=look_ahead)
 
 
 def build_ledger(settings: Settings, clock: Clock) -> Ledger:

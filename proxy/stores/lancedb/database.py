@@ -21,6 +21,7 @@ from proxy.stores.lancedb.indexes import build_word_indexes
 from proxy.stores.lancedb.table import OpenTable, Table, compile_table
 
 _OPEN_DEADLINE_S: Final = 30.0
+_IN_MEMORY: Final = "memory://"
 _ABSENT: Final = re.compile(r"was not found|not exist|not found", re.IGNORECASE)
 
 
@@ -30,12 +31,15 @@ class Place:
 
     Attributes:
         read_only: nothing is written or locked, and every read looks for what others wrote.
+        look_ahead: read only; tables that are not there yet count as empty ones: they are made
+            when the proxy starts.
     """
 
     uri: str
     namespace: str
     settings: LanceSettings
     read_only: bool = False
+    look_ahead: bool = False
 
 
 class Database:
@@ -47,6 +51,7 @@ class Database:
         self.folder: Folder = locate(store, place.uri, place.namespace)
         self._schema = schema
         self._connection: Any = None
+        self._blank: Any = None
         self._lock: WriterLock | None = None
         self._tables: dict[str, OpenTable] = {}
 
@@ -62,14 +67,16 @@ class Database:
         if self.folder.path is not None and not self.place.read_only:
             self._lock = WriterLock(self.store, self.folder.path)
             self._lock.acquire()
-        elif self.folder.path is not None and not self.folder.path.is_dir():
+        elif not self.place.look_ahead and not self._is_there():
             raise Unavailable(
                 f"The {self.store} store has no folder {self.folder.path}.", where=self.store
             )
         try:
             async with reading(self.store, "the database", _OPEN_DEADLINE_S):
+                if self.place.look_ahead:
+                    self._blank = await lancedb.connect_async(_IN_MEMORY)
                 self._connection = await lancedb.connect_async(
-                    self.folder.uri,
+                    self.folder.uri if self._is_there() else _IN_MEMORY,
                     storage_options=dict(self.place.settings.storage_options) or None,
                     read_consistency_interval=timedelta(0) if self.place.read_only else None,
                 )
@@ -77,6 +84,10 @@ class Database:
         except BaseException:
             self.close()
             raise
+
+    def _is_there(self) -> bool:
+        """False if it is a local folder that nobody has made yet."""
+        return self.folder.path is None or self.folder.path.is_dir()
 
     async def _open_tables(self, *, create: bool) -> list[StoreProblem]:
         problems: list[StoreProblem] = []
@@ -110,6 +121,10 @@ class Database:
             except ValueError as error:
                 if not _ABSENT.search(str(error)):
                     raise
+            if self._blank is not None:
+                return await self._blank.create_table(
+                    table.name, schema=table.schema, exist_ok=True
+                )
             if not create:
                 return None
             handle = await self._connection.create_table(table.name, schema=table.schema)
@@ -164,11 +179,20 @@ class Database:
         try:
             async with reading(self.store, collection, deadline_s):
                 version = await opened.handle.version()
-                handle = await self._connection.open_table(opened.table.name)
+                handle = await self._handle(opened.table)
                 await handle.checkout(version)
             yield handle
         finally:
             opened.held -= 1
+
+    async def _handle(self, table: Table) -> Any:
+        """Return a new handle of a table that was opened before."""
+        try:
+            return await self._connection.open_table(table.name)
+        except ValueError:
+            if self._blank is None:
+                raise
+            return await self._blank.open_table(table.name)
 
     def close(self) -> None:
         """Close the tables and give the lock up; safe to call twice."""
@@ -176,6 +200,9 @@ class Database:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._blank is not None:
+            self._blank.close()
+            self._blank = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None

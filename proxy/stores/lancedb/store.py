@@ -60,6 +60,7 @@ class LanceStore:
     Args:
         settings: where it lies and how it is written (`proxy.config.settings`).
         read_only: for processes beside the one that writes: no lock, no writes, no new tables.
+        look_ahead: read only, and tables that are not made yet count as empty.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class LanceStore:
         clock: Clock,
         *,
         read_only: bool = False,
+        look_ahead: bool = False,
     ) -> None:
         self.name = name
         self.schema = schema
@@ -79,7 +81,8 @@ class LanceStore:
             uri=settings.uri,
             namespace=settings.namespace,
             settings=settings.lance,
-            read_only=read_only,
+            read_only=read_only or look_ahead,
+            look_ahead=look_ahead,
         )
         self.database = Database(name, place, schema)
         self.capabilities = Capabilities(
