@@ -16,7 +16,7 @@ _WORD = re.compile(r"[^\W_]+")
 _STEP = re.compile(
     r'[\s!&|()]*(?P<minus>-?)(?:"(?P<quoted>[^"]*)"?|(?P<plain>[^\s!&|()"-][^\s!&|()"]*))?'
 )
-_EITHER = re.compile(r"\s*[oO][rR](?![-\w])(?=\s*\S)")
+_EITHER = re.compile(r"[\s!&|()]*[oO][rR](?=[^-\w]\s*\S)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

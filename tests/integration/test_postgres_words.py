@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from proxy.model import KeywordSpec
 from proxy.query import SearchMode, SearchQuery
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres.keyword import sendable, words_sql
+from proxy.stores.words import holds, parse, positions, tokens
 from tests.doc_server import create_tables, document, schemas, schemas_with_words, source
 
 WORDS = SearchQuery(collection="documents", mode=SearchMode.KEYWORD, text="kernel")
@@ -145,3 +147,26 @@ async def test_a_language_that_the_database_lacks_is_named_at_the_start(dsn: str
 )
 def test_what_is_sent_means_the_same_and_can_be_sent(text: str, sent: str) -> None:
     assert sendable(text) == sent
+
+
+# A minus inside a word is not among them: PostgreSQL keeps well-known as a word of its own too.
+PIECES = ("a", "b", "c", "or", "OR", " -", '"', " ", " ", " ", "!", "&", "|", "(", ")")
+
+
+def test_every_store_reads_a_text_as_postgresql_does(pg_admin: str) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    asked = ["".join(rng.choices(PIECES, k=rng.randint(1, 10))) for _ in range(3000)]
+    texts = [" ".join(rng.choices(("a", "b", "c", "or"), k=rng.randint(0, 4))) for _ in asked]
+    with psycopg.connect(pg_admin) as connection:
+        rows = connection.execute(
+            "SELECT websearch_to_tsquery('simple', q)::text,"
+            " to_tsvector('simple', t) @@ websearch_to_tsquery('simple', q)"
+            " FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS u(q, t, n) ORDER BY n",
+            [asked, texts],
+        ).fetchall()
+    for query, text, (understood, matched) in zip(asked, texts, rows, strict=True):
+        tree = parse(query)
+        found = tree is not None and holds(tree, positions(tokens(text)))
+        assert found == matched, (query, text, tree, understood)
