@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -384,11 +385,11 @@ class Between:
 
 
 @asynccontextmanager
-async def interrupted(made: FakeEmbedder) -> AsyncIterator[tuple[Rig, Between]]:
+async def interrupted(made: FakeEmbedder, overlay: str = "") -> AsyncIterator[tuple[Rig, Between]]:
     """A replica whose primary is changed by others just before its writes."""
-    stores: dict[str, Any] = dict(faulty_stores(schemas()))
+    stores: dict[str, Any] = dict(faulty_stores(schemas(overlay)))
     between = stores["old"] = Between(stores["old"])
-    specs = config().collections
+    specs = config(overlay).collections
     async with replica(None, stores, writes=SOON, embedder=made, specs=specs) as rig:
         await rig.go(Phase.DUAL_WRITE)
         await rig.plane.write(upsert(title="A", description="B"), context())
@@ -417,6 +418,26 @@ async def test_a_text_that_another_replica_changed_in_between_is_embedded_again(
             assert ack.record.vector == old.vector
             assert new.fields["title"] == "A2"
         assert new.vector == old.vector
+
+
+@pytest.mark.parametrize("op", [WriteOp.PATCH, WriteOp.UPSERT])
+async def test_the_secondarys_own_vector_follows_the_text_that_the_primary_holds(
+    made: FakeEmbedder, op: WriteOp
+) -> None:
+    async with interrupted(made, TWO_SPACES) as (rig, between):
+        between.meanwhile = [elsewhere("A2 B", title="A2")]
+        await rig.plane.write(asked(op, 1, description="C"), context())
+        assert await vectors(rig) == (vector("A2 C"), other("A2 C"))
+
+
+async def test_a_record_that_appears_before_its_patch_gets_the_vector_of_its_text(
+    made: FakeEmbedder,
+) -> None:
+    async with interrupted(made) as (rig, between):
+        born = asked(WriteOp.INSERT, 2, title="New", description="D")
+        between.meanwhile = [replace(born, vector=vector("New D"))]
+        await rig.plane.write(patch(2, description="C"), context())
+        assert await vectors(rig, 2) == (vector("New C"), vector("New C"))
 
 
 async def test_a_record_that_keeps_changing_is_answered_as_ambiguous_and_left_dirty(
