@@ -99,12 +99,22 @@ def load(start: Start, model: str) -> Encoder:
         start.locations[model],
         device="cpu",
         backend=start.backend,
+        model_kwargs=_onnx_options(start.lane_threads) if start.backend == "onnx" else None,
         local_files_only=True,
         trust_remote_code=False,
     )
     encoder = Encoder(loaded)
     encoder.encode(["warm"], urgent=True)
     return encoder
+
+
+def _onnx_options(threads: int) -> dict[str, Any]:
+    """Return what an ONNX session is made with: as many threads as torch would use in a lane."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return {"provider": "CPUExecutionProvider", "session_options": options}
 
 
 def _leave_out(*names: str) -> None:
