@@ -94,6 +94,10 @@ class Corrupt(CrossfadeError):
     """Stored data breaks an invariant: wrong ledger schema, a row that cannot be decoded."""
 
 
+class StoreTaken(Unavailable):
+    """Another process writes the store, and one alone may: waiting helps only once it has ended."""
+
+
 class StaleEpoch(Unavailable):
     """The ledger refused an intent: the routing moved on. Refresh it and try again."""
 

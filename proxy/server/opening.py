@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from proxy.clock import Clock
-from proxy.errors import ConfigInvalid, CrossfadeError, Unavailable, Violation
+from proxy.errors import ConfigInvalid, CrossfadeError, StoreTaken, Unavailable, Violation
 from proxy.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class Opening:
         Raises:
             ConfigInvalid: tables, columns or types do not fit the layouts.
             Corrupt: a store answers with what cannot be read.
+            StoreTaken: another process writes a store that has a single writer. To serve beside
+                it would leave that store out of every write, so whoever comes second goes.
         """
         if only:
             self._used = frozenset((only,))
@@ -51,6 +53,8 @@ class Opening:
         try:
             violations = await open_and_check(self.stores[name])
         except Unavailable as error:
+            if isinstance(error, StoreTaken) and name in self._used:
+                raise
             self._down[name] = error
             return []
         except CrossfadeError as error:
@@ -75,6 +79,11 @@ class Opening:
         """
         if name in self._down:
             raise self._down[name]
+
+    @property
+    def complete(self) -> bool:
+        """True once no store is still tried."""
+        return not self._down
 
     async def run(self) -> None:
         """Try again until every store is open."""

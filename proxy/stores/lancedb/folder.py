@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import urlsplit
 
-from proxy.errors import ConfigInvalid, Unavailable, Violation
+from proxy.errors import ConfigInvalid, StoreTaken, Unavailable, Violation
 
 LOCK_FILE: Final = ".crossfade.lock"
 
@@ -56,7 +56,8 @@ class WriterLock:
         """Take the lock, and leave word of who holds it.
 
         Raises:
-            Unavailable: another process holds it, or the folder cannot be written.
+            StoreTaken: another process holds it.
+            Unavailable: the folder cannot be written.
         """
         try:
             self._path.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ class WriterLock:
         except OSError as error:
             holder = _told(file)
             file.close()
-            raise Unavailable(
+            raise StoreTaken(
                 f"The {self._store} store cannot write {self._path}: {holder} writes it already.",
                 where=self._store,
                 hint="One process writes a LanceDB folder. Stop that one, or open this read-only.",
