@@ -13,9 +13,6 @@ from proxy.stores.base import Store
 from proxy.vectors import same_space
 from shadow.semantics import Query
 
-_BY_VECTOR = frozenset({SearchMode.VECTOR, SearchMode.TEXT, SearchMode.HYBRID})
-_BY_WORDS = frozenset({SearchMode.KEYWORD, SearchMode.HYBRID})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rankers:
@@ -47,11 +44,11 @@ class Rankers:
         if not isinstance(query, SearchQuery):
             return ""
         reasons = []
-        if query.mode in _BY_VECTOR and not (vectors := self._vectors(query))[0]:
-            reasons.append(f"the two stores hold vectors of different models ({vectors[1]})")
-        if query.mode in _BY_WORDS and (words := self._words()):
-            reasons.append(words)
-        return "; ".join(reasons)
+        if needs_vector(query):
+            reasons.append(self._vectors(query))
+        if _needs_words(query):
+            reasons.append(self._words())
+        return "; ".join(reason for reason in reasons if reason)
 
     def by_rank(self, query: Query) -> str:
         """Say why scores of the two stores cannot be compared, "" if they can."""
@@ -74,12 +71,13 @@ class Rankers:
         spec = self._spec(self.old, query)
         return "old_has_no_vectors" if spec is not None and spec.vector is None else ""
 
-    def _vectors(self, query: SearchQuery) -> tuple[bool, str]:
-        """Return whether both stores hold the same vectors, and by what they are made."""
+    def _vectors(self, query: SearchQuery) -> str:
+        """Say what differs in how vectors are made, "" if nothing does."""
         old, new = (self._spec(schema, query) for schema in (self.old, self.new))
-        if old is None or new is None:
-            return True, ""
-        return same_space(old.vector, new.vector), f"{_made(old.vector)}, {_made(new.vector)}"
+        if old is None or new is None or same_space(old.vector, new.vector):
+            return ""
+        made = f"{_made(old.vector)}, {_made(new.vector)}"
+        return f"the two stores hold vectors of different models ({made})"
 
     @staticmethod
     def _spec(schema: StoreSchema, query: SearchQuery) -> CollectionSpec | None:
@@ -93,6 +91,12 @@ class Rankers:
         if self.engines[0] != self.engines[1]:
             return f"words are read differently by {self.engines[0]} and {self.engines[1]}"
         return ""
+
+
+def _needs_words(query: SearchQuery) -> bool:
+    if query.mode is SearchMode.HYBRID:
+        return query.alpha < 1.0
+    return query.mode is SearchMode.KEYWORD
 
 
 def _made(vector: VectorSpec | None) -> str:

@@ -298,6 +298,19 @@ def test_two_scorings_of_words_differ_in_the_modes_that_use_words(mode: SearchMo
     assert bool(rankers.by_rank(query)) is by_words
 
 
+def test_a_leg_without_a_share_makes_no_difference() -> None:
+    rankers = Rankers(
+        old=searchable("old", "small"),
+        new=searchable("new", "large"),
+        words=(Scoring.TS_RANK, Scoring.BM25),
+    )
+    assert "different models" not in rankers.differ(replace(HYBRID, alpha=0.0))
+    assert "ranked by" not in rankers.differ(replace(HYBRID, alpha=1.0))
+    both = rankers.differ(HYBRID)
+    assert "different models" in both
+    assert "ranked by ts_rank" in both
+
+
 def test_equal_ranks_of_one_engine_are_compared_as_scores() -> None:
     same = Rankers(
         old=searchable("old", "small"),
