@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from proxy.cli.output import Output
+from proxy.cli.report import _show as show_report
 from proxy.clock import SystemClock
 from proxy.config.settings import ShadowSettings
 from proxy.controlplane import Precondition
@@ -321,3 +323,17 @@ def test_equal_ranks_of_one_engine_are_compared_as_scores() -> None:
     assert same.by_rank(WORDS) == ""
     assert same.by_rank(TEXT) == ""
     assert same.by_rank(HYBRID) == "a hybrid score is made of ranks"
+
+
+async def test_the_command_line_names_what_was_excused(capsys: pytest.CaptureFixture[str]) -> None:
+    pair = await Pair("small", "large").fill()
+    pair.new.unseen = {"a"}
+    await pair.compared(TEXT)
+    report = build_report(
+        pair.reader.stats(), SETTINGS, migration="m", generated_at=SystemClock().now()
+    )
+    show_report(report, Output())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "known differences, excused" in text
+    assert "ranks compared, not scores" in text
+    assert text.count("different models (small of 16 dimensions") >= 2
