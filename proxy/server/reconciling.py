@@ -13,6 +13,7 @@ from proxy.clock import Clock
 from proxy.config.settings import ReconcileSettings
 from proxy.embedding.base import Embedder
 from proxy.ledger.base import Ledger
+from proxy.server.opening import Opening
 from proxy.stores.base import Store
 from proxy.telemetry.jobs import JobMetrics
 from proxy.telemetry.metrics import Metrics
@@ -22,6 +23,7 @@ from reconcile.service import serve
 log = logging.getLogger(__name__)
 
 _RESTART_S = 5.0
+_OPENING_POLL_S = 0.5
 
 
 def owner_name() -> str:
@@ -53,8 +55,14 @@ def build_reconciler(
     return Reconciler(stores, ledger, settings, owner=owner_name(), tools=tools)
 
 
-async def reconcile_beside(reconciler: Reconciler, clock: Clock) -> None:
-    """Run the reconciler until it is stopped; an error of its own never ends the proxy."""
+async def reconcile_beside(reconciler: Reconciler, opening: Opening, clock: Clock) -> None:
+    """Run the reconciler until it is stopped; an error of its own never ends the proxy.
+
+    It begins when both stores are open: a replica that another one keeps from a store must not
+    take jobs that only that one can do.
+    """
+    while not (opening.complete or reconciler.stopping):
+        await clock.sleep(_OPENING_POLL_S)
     log.info("this proxy reconciles too: jobs, repairs and what dead replicas left")
     while not reconciler.stopping:
         try:

@@ -13,17 +13,17 @@ from typing import Any
 
 from proxy.clock import Clock, SystemClock
 from proxy.config.loader import Config
-from proxy.embedding.base import Embedder
 from proxy.errors import CrossfadeError
 from proxy.fronts.native.serve import NativeServer, ServeOptions
 from proxy.ledger.types import Phase
 from proxy.server.build import build_ledger, build_store
-from proxy.server.embedding import open_embedder
+from proxy.server.embedding import abandon, open_embedder
 from proxy.server.health import LeaseHealth
 from proxy.server.housekeeping import HoldWatch, Housekeeping, pay_debt
 from proxy.server.opening import Opening
 from proxy.server.parts import Parts, build_parts
 from proxy.server.reconciling import in_proxy, reconcile_beside
+from proxy.stores.base import Store
 from proxy.telemetry.gauges import GaugePoller
 from proxy.telemetry.logs import configure_logs
 from proxy.telemetry.observed import ObservedDataPlane
@@ -120,26 +120,25 @@ async def open_parts(config: Config, telemetry: Telemetry, clock: Clock) -> Part
     logged, and nothing else.
     """
     settings = config.settings
-    stores = {
-        "old": build_store("old", settings.old, config.old, clock),
-        "new": build_store("new", settings.new, config.new, clock),
-    }
-    opening = Opening(stores, clock)
+    # The slowest part of a start goes on in a process of its own meanwhile.
+    loading = asyncio.create_task(open_embedder(config, clock), name="open-embedder")
     ledger = build_ledger(settings, clock)
-    embedder: Embedder | None = None
+    stores: dict[str, Store] = {}
     try:
         await ledger.open()
         routing = await ledger.routing()
+        stores["old"] = build_store("old", settings.old, config.old, clock)
+        stores["new"] = build_store("new", settings.new, config.new, clock)
+        opening = Opening(stores, clock)
         await opening.open(only=routing.primary if routing.phase is Phase.NEW_ONLY else "")
         opening.require(routing.primary)
-        embedder = await open_embedder(config, clock)
-        parts = build_parts(config, opening, ledger, telemetry, clock, embedder=embedder)
+        parts = build_parts(config, opening, ledger, telemetry, clock, embedder=await loading)
         await parts.flags.open()
         await parts.member.start()
     except BaseException:
-        await asyncio.gather(*(store.close() for store in stores.values()), ledger.close())
-        if embedder is not None:
-            await embedder.close()
+        await asyncio.gather(
+            abandon(loading), *(store.close() for store in stores.values()), ledger.close()
+        )
         raise
     return parts
 
@@ -192,7 +191,7 @@ def _chores(
     )
     if not in_proxy(settings.reconcile, parts.stores.values()):
         return chores
-    return (*chores, (_RECONCILER, reconcile_beside(parts.reconciler, clock)))
+    return (*chores, (_RECONCILER, reconcile_beside(parts.reconciler, parts.opening, clock)))
 
 
 async def _wait_for_reconciler(tasks: Iterable[asyncio.Task[None]]) -> None:
