@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from typing import Any
 
 import pytest
 
 from proxy.errors import LeaseLost, Reason, Rejected, Unavailable
 from proxy.ledger.types import Job, JobKind, JobState
+from reconcile.jobs import unfinished
 from reconcile.service import serve
 from reconcile.snapshot import Step
 from tests.doc_server import delete, document
@@ -329,3 +331,42 @@ async def test_a_slow_primary_slows_the_backfill_down(rig: Rig) -> None:
     await rig.run(JobKind.BACKFILL, primary_latency_ms_max=10)
     assert {0.02, 0.04, 0.08, 0.16} <= {round(delay_s, 2) for delay_s in rig.clock.slept}
     assert await rig.differing() == []
+
+
+def asked(job_id: int, state: JobState, *, alive: bool = False, **params: Any) -> Job:
+    return Job(
+        job_id=job_id,
+        kind=JobKind.BACKFILL,
+        state=state,
+        wanted=state,
+        epoch=3,
+        params=params,
+        summary={},
+        owner="somebody",
+        owner_alive=alive,
+        created_at=dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "alive"),
+    [(JobState.PAUSED, False), (JobState.RUNNING, True), (JobState.RUNNING, False)],
+)
+def test_whoever_asks_a_running_reconciler_again_joins_its_own_job(
+    state: JobState, alive: bool
+) -> None:
+    jobs = [asked(7, state, alive=alive, workers=2)]
+    found = unfinished(jobs, {"workers": 2}, began=3, join=True)
+    assert found is jobs[0]
+    if alive or state is JobState.PAUSED:
+        with pytest.raises(Rejected, match="Job 7"):
+            unfinished(jobs, {"workers": 3}, began=3, join=True)
+        with pytest.raises(Rejected, match="Job 7"):
+            unfinished(jobs, {"workers": 2}, began=3)
+
+
+def test_a_job_of_an_earlier_period_or_behind_a_finished_one_is_not_resumed() -> None:
+    left = asked(7, JobState.REQUESTED)
+    assert unfinished([left], {}, began=3) is left
+    assert unfinished([left], {}, began=4) is None
+    assert unfinished([asked(8, JobState.DONE), left], {}, began=3) is None
