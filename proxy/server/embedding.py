@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 from proxy.clock import Clock
@@ -30,6 +31,17 @@ async def open_embedder(config: Config, clock: Clock) -> Embedder | None:
         await embedder.close()
         raise
     return embedder
+
+
+async def abandon(loading: asyncio.Task[Embedder | None]) -> None:
+    """Close an embedder that is being opened, or open already: the start has failed."""
+    loading.cancel()
+    await asyncio.wait((loading,))
+    if loading.cancelled() or loading.exception() is not None:
+        return  # It has closed what it had opened.
+    embedder = loading.result()
+    if embedder is not None:
+        await embedder.close()
 
 
 def check_dimensions(config: Config, embedder: Embedder) -> None:
