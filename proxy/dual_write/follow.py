@@ -182,6 +182,8 @@ class Follower:
         Returns:
             For each: the write (None: nothing is due), and why it cannot be made ("" if it can).
         """
+        if not any(self._spaces.special(item.asked.collection) for item, _ in asked):
+            return [(write, "") for _, write in asked]
         wishes = [
             Wish(embedding=embedding, text=self._text(item, write, embedding), must=False)
             for item, write in asked

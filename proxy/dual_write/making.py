@@ -86,6 +86,8 @@ class Maker:
             if wish.text and (model, wish.text) not in made.vectors and model not in made.failed:
                 texts.setdefault(model, {})[wish.text] = None
                 must.update((model,) if wish.must else ())
+        if not texts:
+            return
         waits_s = {
             model: min(self.limits.deadline_s, must_s if model in must else self.limits.secondary_s)
             for model in texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 
 import pytest
@@ -11,7 +12,7 @@ from proxy.clock import SystemClock
 from proxy.config.loader import load_text
 from proxy.config.settings import EmbedderSettings
 from proxy.errors import ConfigInvalid, Unavailable
-from proxy.server.embedding import open_embedder
+from proxy.server.embedding import abandon, open_embedder
 from tests.embedding import FakeEmbedder
 from tests.work_items import DIM, MODEL, OTHER_DIM, OTHER_MODEL, TWO_SPACES, config
 
@@ -68,4 +69,26 @@ async def test_an_embedder_that_does_not_open_is_closed_again(builds: Builds) ->
     builds.made.fail = Unavailable("The model was not loaded in time.", where="embedder")
     with pytest.raises(Unavailable):
         await open_embedder(config(), SystemClock())
+    assert builds.made.closed == 1
+
+
+@pytest.mark.parametrize("opened", [True, False])
+async def test_a_start_that_fails_leaves_no_embedder_behind(
+    builds: Builds, *, opened: bool
+) -> None:
+    loading = asyncio.create_task(open_embedder(config(), SystemClock()))
+    if opened:
+        await asyncio.wait((loading,))
+    else:
+        builds.made.open = asyncio.Event().wait  # type: ignore[assignment,method-assign]
+        await asyncio.sleep(0)
+    await abandon(loading)
+    assert builds.made.closed == 1
+
+
+async def test_a_start_whose_embedder_failed_is_over_too(builds: Builds) -> None:
+    builds.made.fail = Unavailable("The model was not loaded in time.", where="embedder")
+    loading = asyncio.create_task(open_embedder(config(), SystemClock()))
+    await asyncio.wait((loading,))
+    await abandon(loading)
     assert builds.made.closed == 1
