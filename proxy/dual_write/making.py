@@ -45,10 +45,22 @@ class SideVector:
 
 @dataclass(slots=True)
 class Made:
-    """The vectors made for one request, by model and text, and the models that failed it."""
+    """The vectors made for one request, by model and text, and the models that failed it.
+
+    Attributes:
+        spared: models that failed on account of a secondary alone, with its patience. They are
+            asked again if that store is the primary by now.
+    """
 
     vectors: dict[tuple[str, str], bytes] = field(default_factory=dict)
     failed: dict[str, CrossfadeError] = field(default_factory=dict)
+    spared: set[str] = field(default_factory=set)
+
+    def lacks(self, wish: Wish) -> bool:
+        """True if the vector is to be asked for."""
+        model = wish.embedding.model
+        given_up = model in self.failed and not (wish.must and model in self.spared)
+        return bool(wish.text) and (model, wish.text) not in self.vectors and not given_up
 
     def of(self, embedding: EmbeddingSpec, text: str) -> SideVector:
         """Return the vector of a text; null for the empty text, which has no meaning to embed."""
@@ -82,10 +94,9 @@ class Maker:
         texts: dict[str, dict[str, None]] = {}
         must: set[str] = set()
         for wish in wishes:
-            model = wish.embedding.model
-            if wish.text and (model, wish.text) not in made.vectors and model not in made.failed:
-                texts.setdefault(model, {})[wish.text] = None
-                must.update((model,) if wish.must else ())
+            if made.lacks(wish):
+                texts.setdefault(wish.embedding.model, {})[wish.text] = None
+                must.update((wish.embedding.model,) if wish.must else ())
         if not texts:
             return
         waits_s = {
@@ -95,6 +106,7 @@ class Maker:
         await asyncio.gather(
             *(self._embed(model, list(texts[model]), made, waits_s[model]) for model in texts)
         )
+        made.spared = (made.spared | (texts.keys() - must)) - must
 
     async def _embed(self, model: str, texts: list[str], made: Made, deadline_s: float) -> None:
         if self._embedder is None:

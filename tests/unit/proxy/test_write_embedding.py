@@ -312,6 +312,47 @@ async def test_a_secondary_whose_vector_cannot_be_made_leaves_the_key_dirty_and_
         assert (await stored(rig, "old")).fields["title"] == write.fields["title"]
 
 
+async def test_a_secondary_that_is_written_behind_gets_its_own_vector_there(
+    made: FakeEmbedder,
+) -> None:
+    settings = WriteSettings(ack="primary", late_write_s=0.01)
+    async with running(made, overlay=TWO_SPACES, writes=settings) as (rig,):
+        gate = rig.stores["new"].gate = asyncio.Event()
+        await rig.plane.write(upsert(title="A", description="B"), context())
+        assert (await stored(rig, "old")).vector == vector("A B")
+        gate.set()
+        await rig.writer.drain(timeout_s=5)
+        await rig.plane.write(patch(title="C"), context())
+        await rig.writer.drain(timeout_s=5)
+        assert await vectors(rig) == (vector("C B"), other("C B"))
+        assert await rig.dirty(COLLECTION) == set()
+
+
+async def test_a_model_that_failed_as_the_secondarys_is_asked_again_as_the_primarys() -> None:
+    class Once(FakeEmbedder):
+        failures = 1
+
+        async def documents(
+            self, model: str, texts: Sequence[str], *, deadline_s: float
+        ) -> list[bytes]:
+            if model == OTHER_MODEL and self.failures:
+                self.failures -= 1
+                raise DOWN
+            return await super().documents(model, texts, deadline_s=deadline_s)
+
+    once = Once({MODEL: DIM, OTHER_MODEL: OTHER_DIM})
+    async with running(once, overlay=TWO_SPACES) as (rig,):
+        once.hang()
+        task = asyncio.create_task(rig.plane.write(upsert(title="A", description="B"), context()))
+        async with asyncio.timeout(5):
+            while not once.waiting:
+                await asyncio.sleep(0)
+            await rig.go(Phase.NEW_PRIMARY, primary="new")
+        once.release()
+        await task
+        assert await vectors(rig) == (vector("A B"), other("A B"))
+
+
 async def test_the_model_of_the_primary_is_the_one_that_a_write_needs() -> None:
     made = OneModelDown(MODEL)
     async with running(made, overlay=TWO_SPACES) as (rig,):
