@@ -24,6 +24,7 @@ _RAMP = (1.0, 10.0, 50.0, 100.0)
 _READY_S = 30.0
 _POLL_S = 0.5
 _COMMAND_S = 180.0
+_SWAP_TRIES = 3
 
 
 class StepRefused(CrossfadeError):
@@ -156,14 +157,27 @@ async def _phase(stage: Stage, target: Phase, meaning: str) -> Change:
 
 
 async def _swap(stage: Stage, target: Phase, meaning: str) -> None:
-    await _ready(stage, target, timeout_s=_READY_S)
-    asked_s = time.monotonic()
-    change = await _phase(stage, target, meaning)
+    """Swap the primary; one that a busy machine could not drain in time is tried again.
+
+    Its stall is counted from the first try: clients felt that one too.
+    """
+    held_s: list[float] = []
+    change: Change | None = None
+    while change is None:
+        await _ready(stage, target, timeout_s=_READY_S)
+        asked_s = time.monotonic()
+        try:
+            change = await _phase(stage, target, meaning)
+        except StepRefused as refusal:
+            if len(held_s) + 1 == _SWAP_TRIES:
+                raise
+            stage.narrator.warn(f"{refusal} It is tried again.")
+        held_s.append(max(asked_s, await _held_since_s(stage)))
     done_s = time.monotonic()
     stage.findings.timeline.swaps.append(
         Swap(
             to=change.routing.primary,
-            start_s=min(max(asked_s, await _held_since_s(stage)), done_s),
+            start_s=min(held_s[0], done_s),
             end_s=done_s,
             hold_ms=change.stall_ms,
         )
