@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -12,6 +13,8 @@ from pathlib import Path
 from proxy.embedding import frames
 from proxy.embedding.frames import Embed, Failed, Kind, Refused, Start, Vectors
 from proxy.errors import ConfigInvalid, Unavailable, Violation
+
+log = logging.getLogger(__name__)
 
 _STOP_S = 5.0
 _READ_BYTES = 1 << 20
@@ -36,8 +39,10 @@ class WorkerLink:
 
     def send(self, embed: Embed) -> None:
         """Send texts; what is in the pipe is bounded by what the caller has outstanding."""
-        if self._process.stdin is not None:
-            self._process.stdin.write(frames.encode(Kind.EMBED, embed))
+        pipe = self._process.stdin
+        # A pipe that is closing belongs to a dead worker; `receive` says so.
+        if pipe is not None and not pipe.is_closing():
+            pipe.write(frames.encode(Kind.EMBED, embed))
 
     async def receive(self) -> Vectors | Refused:
         """Return the next answer.
@@ -155,8 +160,12 @@ def _kill(process: Process) -> None:
 
 async def _stop(process: Process) -> None:
     _kill(process)
-    async with asyncio.timeout(_STOP_S):
-        await process.wait()
+    try:
+        async with asyncio.timeout(_STOP_S):
+            await process.wait()
+    except TimeoutError:
+        # It was told to; the kernel ends it when it comes back from where it waits.
+        log.warning("The embedding worker %d does not end within %g s", process.pid, _STOP_S)
     if process.stdin is not None:
         process.stdin.close()
 

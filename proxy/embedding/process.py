@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Protocol
 
 from proxy.clock import Clock
 from proxy.config.settings import EmbedderSettings
+from proxy.embedding.cpus import usable_cpus
 from proxy.embedding.frames import Embed, Refused, Start, Vectors
 from proxy.embedding.link import start_worker
 from proxy.embedding.locate import locate
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _RESTART_S = (0.1, 0.5, 2.0, 10.0)
 _LANES_MAX = 8
+_LOOKS = 4
 _PAGE_BYTES = 4096
 
 
@@ -77,7 +78,6 @@ class ProcessEmbedder:
         self._dims: dict[str, int] = {}
         self._link: Link | None = None
         self._down = "it was not opened"
-        self._heard_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._gathering: asyncio.Task[None] | None = None
 
@@ -145,9 +145,7 @@ class ProcessEmbedder:
             "texts_waiting": float(
                 self._queue.waiting(urgent=False) + self._queue.waiting(urgent=True)
             ),
-            "texts_computing": float(
-                self._queue.outstanding(urgent=False) + self._queue.outstanding(urgent=True)
-            ),
+            "texts_computing": float(self._computing()),
             "texts_joined": float(self._queue.joined),
             **{name: float(self._counts[name]) for name in (*names, *cache)},
             "worker_bytes": float(_resident_bytes(self._link.pid) if self._link else 0),
@@ -201,31 +199,30 @@ class ProcessEmbedder:
                 embed = self._queue.take(urgent=urgent, texts_max=texts_max)
                 if embed is None:
                     break
-                if self._idle_before(len(embed.ids)):
-                    self._heard_s = self._clock.monotonic_s()
                 self._counts["batches"] += 1
                 self._link.send(embed)
 
-    def _idle_before(self, sent: int) -> bool:
-        outstanding = self._queue.outstanding(urgent=False) + self._queue.outstanding(urgent=True)
-        return outstanding == sent
+    def _computing(self) -> int:
+        return self._queue.outstanding(urgent=False) + self._queue.outstanding(urgent=True)
 
     async def _supervise(self, link: Link) -> None:
         """Take answers from the worker; start another when it dies."""
         while True:
-            try:
-                await self._listen(link)
-            except CrossfadeError as error:
-                log.warning("The embedding worker is gone; it is started anew: %s", error)
-                self._went_down(error.message)
+            why = await self._listen(link)
+            log.warning("The embedding worker is gone; it is started anew: %s", why)
+            self._went_down(why)
             await link.stop()
             link = await self._start_again()
             self._up(link)
 
-    async def _listen(self, link: Link) -> None:
+    async def _listen(self, link: Link) -> str:
+        """Take answers until the worker is gone; return why it is."""
         while True:
-            answer = await link.receive()
-            self._heard_s = self._clock.monotonic_s()
+            try:
+                answer = await link.receive()
+            except CrossfadeError as error:
+                return error.message
+            self._counts["answers"] += 1
             if isinstance(answer, Refused):
                 self._counts["texts_refused"] += len(answer.ids)
                 self._queue.refuse(answer.ids, _refusal(answer))
@@ -247,21 +244,24 @@ class ProcessEmbedder:
                 log.warning("The embedding worker does not start (%d): %s", failures, error)
 
     async def _watch(self) -> None:
-        """End a worker that has texts and has said nothing for the deadline of a text."""
-        limit_s = self._settings.deadline_s
+        """End a worker that has texts and has said nothing for the deadline of a text.
+
+        Looks are counted, not seconds: a proxy that was itself asleep has looked but once.
+        """
+        silent = 0
         while True:
-            await self._clock.sleep(limit_s / 4)
-            silent_s = self._clock.monotonic_s() - self._heard_s
-            if self._link is not None and not self._idle_before(0) and silent_s > limit_s:
-                log.warning(
-                    "The embedding worker has said nothing for %.1f s; it is ended", silent_s
-                )
+            before = (self._counts["batches"], self._counts["answers"])
+            await self._clock.sleep(self._settings.deadline_s / _LOOKS)
+            same = before == (self._counts["batches"], self._counts["answers"])
+            silent = silent + 1 if same and self._computing() else 0
+            if silent >= _LOOKS and self._link is not None:
+                log.warning("The embedding worker says nothing any more; it is ended")
+                silent = 0
                 self._link.kill()
 
     def _up(self, link: Link) -> None:
         self._link = link
         self._dims = dict(link.dims)
-        self._heard_s = self._clock.monotonic_s()
 
     def _went_down(self, why: str) -> None:
         self._link = None
@@ -303,7 +303,7 @@ def _refusal(answer: Refused) -> CrossfadeError:
 
 
 def _start(settings: EmbedderSettings, models: Collection[str]) -> Start:
-    threads = settings.threads or len(os.sched_getaffinity(0))
+    threads = settings.threads or usable_cpus()
     lanes = min(threads, _LANES_MAX)
     return Start(
         locations={model: locate(model) for model in sorted(set(models))},

@@ -152,12 +152,16 @@ class _Serving:
 
 def _load(start: Start, output: BinaryIO) -> dict[str, _Encoder] | None:
     encoders: dict[str, _Encoder] = {}
-    for model in start.locations:
+    by_location: dict[str, _Encoder] = {}
+    for model, location in start.locations.items():
         try:
-            need_model(start.locations[model])
+            need_model(location)
             from proxy.embedding.encoder import load
 
-            encoders[model] = load(start, model)
+            # Two names of one model share its memory.
+            if location not in by_location:
+                by_location[location] = load(start, model)
+            encoders[model] = by_location[location]
         except Exception as error:  # noqa: BLE001 - any library error is told to the proxy
             message = str(error).strip().split("\n")[0] or type(error).__name__
             failed = Failed(model=model, message=message, hint=hint_for(model))
