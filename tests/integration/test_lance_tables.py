@@ -291,6 +291,14 @@ async def test_upkeep_comes_by_rule_and_its_failure_is_never_a_writes(
     await store.close()
 
 
+async def test_versions_are_kept_for_less_while_upkeep_comes_often(store: LanceStore) -> None:
+    upkeep = store.writers["items"].upkeep["items"]
+    assert upkeep.keep_s() == 600
+    for _ in range(10):
+        await upkeep.run()
+    assert upkeep.keep_s() == pytest.approx(30, abs=1)
+
+
 async def test_a_reader_sees_what_the_writer_wrote_and_writes_nothing(tmp_path: Path) -> None:
     reader = lance(tmp_path / "db", read_only=True)
     with pytest.raises(Unavailable, match="no folder"):

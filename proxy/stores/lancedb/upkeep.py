@@ -7,6 +7,7 @@ writes fails nearly always, so the writer does it between two groups.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from datetime import timedelta
 from typing import Final
 
@@ -23,6 +24,8 @@ _SHARE: Final = 4.0
 _IDLE_PART: Final = 10
 """An idle writer tidies after a tenth of the commits that a busy one waits for."""
 _RETRY_S: Final = 30.0
+_KEPT_RUNS: Final = 10
+_KEEP_FLOOR_S: Final = 30.0
 _KEEP_ALL: Final = timedelta(days=7)
 
 _log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class Upkeep:
         self.rows = 0
         self.failures = 0
         self._not_before_s = 0.0
+        self._runs_s: deque[float] = deque(maxlen=_KEPT_RUNS)
 
     def committed(self, commits: int, rows: int) -> None:
         """Note what was committed."""
@@ -67,6 +71,7 @@ class Upkeep:
             return
         self.commits = self.rows = 0
         ended_s = self._clock.monotonic_s()
+        self._runs_s.append(ended_s)
         self._not_before_s = ended_s + _SHARE * (ended_s - started_s)
 
     async def optimize(self) -> None:
