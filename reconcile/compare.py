@@ -32,6 +32,9 @@ SECOND_READ_ROWS = 256
 VECTOR_ROWS = 20_000
 """Records whose vectors are looked through at a time; only their keys and digests come here."""
 
+EMBEDDED_ROWS = 64
+"""Texts embedded under one watermark, which is good for 60 s."""
+
 FORGET_S_MAX = 5.0
 """How long forgetting a watermark may take."""
 
@@ -105,8 +108,8 @@ class Comparer:
             suspects = dict.fromkeys(without_vector(spec, held))
             suspects |= dict.fromkeys(sampled([item.key for item in held]))
             todo = [key for key in suspects if key not in known]
-            for start in range(0, len(todo), SECOND_READ_ROWS):
-                some = todo[start : start + SECOND_READ_ROWS]
+            for start in range(0, len(todo), EMBEDDED_ROWS):
+                some = todo[start : start + EMBEDDED_ROWS]
                 await self._candidates(some, later, made_vectors=True)
         found.correct(later)
 

@@ -14,8 +14,6 @@ def repair(
     *,
     config: ConfigOption = DEFAULT_CONFIG,
     collection: jobs.CollectionsOption = None,
-    workers: jobs.WorkersOption = None,
-    rows_per_s: jobs.RowsPerSecondOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy the primary's state of every key that may differ to the secondary.
@@ -36,9 +34,7 @@ def repair(
     from proxy.ledger.types import JobKind
 
     output = begin(ctx, as_json)
-    params = jobs.parameters(
-        collections=list(collection or []), workers=workers, rows_per_s_max=rows_per_s
-    )
+    params = jobs.parameters(collections=list(collection or []))
     job = jobs.run_job(config, JobKind.REPAIR, params, output)
     jobs.report(job, output, ())
     jobs.explain_interrupted(job, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -149,6 +150,16 @@ async def test_another_plan_is_not_understood(store: PostgresStore) -> None:
     await refill(store, [thing(1)])
     with pytest.raises(Rejected) as raised:
         await columns(store, BulkTarget(dialect=ARROW, plan=("text",)))
+    assert raised.value.reason is Reason.UNIMPLEMENTED
+
+
+async def test_without_arrow_the_format_is_not_spoken(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await refill(store, [thing(1)])
+    monkeypatch.setitem(sys.modules, "proxy.stores.postgres.arrow", None)
+    with pytest.raises(Rejected) as raised:
+        await columns(store)
     assert raised.value.reason is Reason.UNIMPLEMENTED
 
 
