@@ -76,8 +76,18 @@ class Upkeep:
 
     async def optimize(self) -> None:
         """Merge small files, bring the indexes up to date, remove versions nobody reads."""
-        keep = timedelta(seconds=self._settings.keep_versions_s)
         # A page that is open reads an older version: what it reads stays until it is closed.
-        await self.opened.handle.optimize(
-            cleanup_older_than=_KEEP_ALL if self.opened.held else keep
-        )
+        keep = _KEEP_ALL if self.opened.held else timedelta(seconds=self.keep_s())
+        await self.opened.handle.optimize(cleanup_older_than=keep)
+
+    def keep_s(self) -> float:
+        """Return how old a version may get.
+
+        Each run rewrites the table, and looking through thousands of versions takes seconds. So
+        under a load of writes that brings many runs, the versions of the last ten are kept.
+        """
+        limit_s = self._settings.keep_versions_s
+        if len(self._runs_s) < _KEPT_RUNS:
+            return limit_s
+        age_s = self._clock.monotonic_s() - self._runs_s[0]
+        return min(limit_s, max(_KEEP_FLOOR_S, age_s))
