@@ -129,6 +129,23 @@ def check_stores(
     )
 
 
+def check_embedder(
+    settings: Settings, old: StoreSchema, new: StoreSchema, source: Source
+) -> tuple[Violation, ...]:
+    """Refuse a queue that the texts of the largest batch could never enter."""
+    embeds = any(
+        spec.vector is not None and spec.vector.embedding is not None
+        for schema in (old, new)
+        for spec in schema.collections.values()
+    )
+    items, queue = settings.limits.batch_items_max, settings.embedder.queue_texts_max
+    if not embeds or items <= queue:
+        return ()
+    expected = f"at least limits.batch_items_max ({items}): the texts of a batch wait together"
+    where = source.where(("embedder", "queue_texts_max"))
+    return (Violation(where=where, expected=expected, got=str(queue)),)
+
+
 def _one_folder(settings: Settings, source: Source) -> tuple[Violation, ...]:
     """A folder has one writer, and its tables one layout."""
     if folder_of(settings.old) != folder_of(settings.new):

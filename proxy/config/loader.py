@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 
 from pydantic import ValidationError
 
-from proxy.config.checks import check_settings, check_stores, warn_settings
+from proxy.config.checks import check_embedder, check_settings, check_stores, warn_settings
 from proxy.config.problems import did_you_mean, from_pydantic
 from proxy.config.schema import compile_schema
 from proxy.config.settings import Settings
@@ -86,7 +86,10 @@ def load_text(text: str, name: str, environment: Mapping[str, str] | None = None
     problems.extend(() if preset_problems else compiled.problems)
     if settings is None or problems:
         raise _invalid(source, name, problems)
-    clashes = check_stores(settings, compiled.old, compiled.new, source)
+    clashes = (
+        *check_stores(settings, compiled.old, compiled.new, source),
+        *check_embedder(settings, compiled.old, compiled.new, source),
+    )
     if clashes:
         raise _invalid(source, name, clashes)
     warnings = (*warn_settings(settings, source), *compiled.warnings)

@@ -210,6 +210,16 @@ def test_lancedb_tables_in_two_namespaces_of_one_folder_may_be_moved() -> None:
     assert loaded(text + GOOD).settings.old.namespace == "before"
 
 
+def test_the_texts_of_a_batch_fit_the_queue_of_the_embedder() -> None:
+    small = MEMORY + "embedder: {queue_texts_max: 10}\n"
+    assert (
+        "c.yaml:5 (embedder.queue_texts_max): expected at least limits.batch_items_max (1000)"
+        in refused(small + GOOD)
+    )
+    given = GOOD.replace('    embedding: {model: m, template: "{title} {body}"}\n', "")
+    assert loaded(small + given).settings.embedder.queue_texts_max == 10
+
+
 def test_credentials_of_an_object_store_are_never_shown() -> None:
     text = MIXED.replace(
         "uri: /data/x", "uri: 's3://b/x', lance: {storage_options: {key: [hush-hush]}}"
