@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,6 +17,7 @@ from proxy.query import SearchMode, SearchQuery
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres.keyword import sendable, words_sql
 from proxy.stores.words import holds, parse, positions, tokens
+from tests import work_items
 from tests.doc_server import create_tables, document, schemas, schemas_with_words, source
 
 WORDS = SearchQuery(collection="documents", mode=SearchMode.KEYWORD, text="kernel")
@@ -170,3 +173,27 @@ def test_every_store_reads_a_text_as_postgresql_does(pg_admin: str) -> None:
         tree = parse(query)
         found = tree is not None and holds(tree, positions(tokens(text)))
         assert found == matched, (query, text, tree, understood)
+
+
+async def test_the_index_that_the_readme_shows_for_an_old_store_serves_it(
+    new_database: Callable[[], str],
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (statement,) = re.findall(r"^```sql\n(CREATE INDEX.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    dsn = new_database()
+    work_items.create_tables(dsn)
+    schema = work_items.schemas()["old"]
+    store = PostgresStore("old", dsn, schema, pool_min=1, pool_max=2)
+    await store.open()
+    table = store._tables[work_items.COLLECTION]
+    await store.close()
+    assert table.spec.keyword is not None
+    words = words_sql(table, table.spec.keyword)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement.encode())
+        connection.execute("SET enable_seqscan = off")
+        plan = connection.execute(
+            f"EXPLAIN SELECT 1 FROM {table.relation}"
+            f" WHERE {words} @@ websearch_to_tsquery('english'::regconfig, 'a1')".encode()
+        ).fetchall()
+    assert "Bitmap Index Scan" in str(plan), plan
