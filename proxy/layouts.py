@@ -70,8 +70,8 @@ class IndexSpec:
     """The nearest-neighbour index that `crossfade backfill` builds after the load (rule B7).
 
     Attributes:
-        method: "hnsw" or "ivfflat".
-        cast: "halfvec" or "vector": the type that is indexed.
+        method: "hnsw" or "ivfflat" (PostgreSQL), "ivf_pq" or "ivf_flat" (LanceDB).
+        cast: "halfvec" or "vector": the type that is indexed (PostgreSQL).
         exact_rows_max: a filter that leaves no more rows than this is searched exactly.
     """
 
