@@ -33,7 +33,8 @@ _LONG = "the ledger orders writes and the reconciler repairs what differs. " * 6
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def embedder() -> AsyncIterator[ProcessEmbedder]:
-    embedder = ProcessEmbedder(EmbedderSettings(), [BUNDLED], SystemClock())
+    models = [BUNDLED, locate(BUNDLED)]
+    embedder = ProcessEmbedder(EmbedderSettings(), models, SystemClock())
     await embedder.open()
     yield embedder
     await embedder.close()
@@ -47,7 +48,7 @@ def reference() -> Any:
     return SentenceTransformer(locate(BUNDLED), device="cpu", local_files_only=True)
 
 
-async def eventually(holds: Callable[[], bool], *, within_s: float = 30.0) -> None:
+async def eventually(holds: Callable[[], bool], *, within_s: float = 60.0) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(within_s):
         while not holds():
@@ -103,6 +104,16 @@ async def test_vectors_equal_those_of_sentence_transformers(
     assert np.abs(np.linalg.norm(got, axis=1) - 1).max() < 1e-6
     query = np.frombuffer(await embedder.query(BUNDLED, texts[0], deadline_s=30), "<f4")
     assert np.abs(query - expected[0]).max() < 1e-6
+
+
+async def test_a_model_may_be_named_by_its_folder(embedder: ProcessEmbedder) -> None:
+    folder = locate(BUNDLED)
+    assert embedder.dim(folder) == 384
+    named, placed = [
+        np.frombuffer(await embedder.query(model, "which folder?", deadline_s=30), "<f4")
+        for model in (BUNDLED, folder)
+    ]
+    assert np.abs(named - placed).max() < 1e-6
 
 
 async def test_texts_of_many_callers_share_batches_and_the_loop_never_stalls(
@@ -212,7 +223,8 @@ async def test_no_worker_outlives_a_proxy_that_was_killed() -> None:
         *(sys.executable, "-c", code), stdout=asyncio.subprocess.PIPE
     )
     assert proxy.stdout is not None
-    assert await proxy.stdout.readline() == b"open\n"
+    async with asyncio.timeout(90):
+        assert await proxy.stdout.readline() == b"open\n"
     worker = worker_of(proxy.pid)
     assert alive(worker)
     proxy.kill()
