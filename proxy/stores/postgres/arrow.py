@@ -6,6 +6,7 @@ out for all of its rows at once; no row and no value becomes a Python object.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -105,7 +106,8 @@ async def arrow_chunks(
             if chunk and bytes(chunk[-1]) == _TRAILER:
                 chunk.pop()
             if chunk:
-                yield encode_batch(decoder.batch(chunk))
+                # Beside the event loop: a proxy that reconciles has requests to answer.
+                yield await asyncio.to_thread(decoder.chunk, chunk)
 
 
 class _Decoder:
@@ -116,6 +118,10 @@ class _Decoder:
         self._schema = logical_schema(table.spec, plan)
         self._sent = sent_columns(table, plan)
         self._names = list(self._schema.names)
+
+    def chunk(self, rows: Sequence[Any]) -> bytes:
+        """Return the rows as one chunk of the bulk format."""
+        return encode_batch(self.batch(rows))
 
     def batch(self, rows: Sequence[Any]) -> Any:
         """Return the rows as one pyarrow.RecordBatch."""
