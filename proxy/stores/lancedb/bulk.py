@@ -28,7 +28,7 @@ from proxy.stores.lancedb.rows import (
     vectors_of,
 )
 from proxy.stores.lancedb.scan import batches, prepare
-from proxy.stores.lancedb.sql import keys_in, range_condition
+from proxy.stores.lancedb.sql import any_of, keys_in, range_condition
 from proxy.stores.lancedb.table import FieldColumn, OpenTable, Table
 from proxy.stores.lancedb.upkeep import Upkeep
 
@@ -173,16 +173,16 @@ async def refuse_existing(opened: OpenTable, keys: Sequence[Key]) -> None:
     new = set(keys)
     if len(new) < len(keys):
         raise _exists(opened.table, "comes twice")
-    ordered = sorted(new, key=key_sort_text)
-    selection = select(opened.table, KEYS)
-    first, last = ordered[0], ordered[-1]
+    first, last = min(new, key=key_sort_text), max(new, key=key_sort_text)
     between = range_condition(opened.table, KeyRange(after=first, upto=last))
-    for condition in (between, keys_in(opened.table, [first])):
-        scan = prepare(opened.table, None, condition)
-        async for rows in batches(opened.handle, scan, selection):
-            there = new.intersection(selection.keys(rows))
-            if there:
-                raise _exists(opened.table, f"{encode_key(min(there))} is there already")
+    condition = any_of([part for part in (keys_in(opened.table, [first]), between) if part])
+    if not await opened.handle.count_rows(condition):
+        return
+    selection = select(opened.table, KEYS)
+    async for rows in batches(opened.handle, prepare(opened.table, None, condition), selection):
+        there = new.intersection(selection.keys(rows))
+        if there:
+            raise _exists(opened.table, f"{encode_key(min(there))} is there already")
 
 
 def _exists(table: Table, what: str) -> Rejected:

@@ -21,8 +21,12 @@ IDLE_S: Final = 0.25
 
 _SHARE: Final = 4.0
 """After an optimisation, at least so many times its duration belong to writes."""
-_IDLE_PART: Final = 10
-"""An idle writer tidies after a tenth of the commits that a busy one waits for."""
+_EARLY_PART: Final = 10
+"""A tenth of the commits or rows of the rule is enough for a writer that has nothing to do, or has
+not optimised for a while: searches should not have to wait for the rule."""
+_EARLY_SHARE: Final = 20.0
+"""That while, in durations of the last optimisation."""
+_FIRST_S: Final = 2.0
 _RETRY_S: Final = 30.0
 _KEPT_RUNS: Final = 10
 _KEEP_FLOOR_S: Final = 30.0
@@ -42,6 +46,7 @@ class Upkeep:
         self.rows = 0
         self.failures = 0
         self._not_before_s = 0.0
+        self._early_s = clock.monotonic_s() + _FIRST_S
         self._runs_s: deque[float] = deque(maxlen=_KEPT_RUNS)
 
     def committed(self, commits: int, rows: int) -> None:
@@ -51,9 +56,10 @@ class Upkeep:
 
     def due(self, *, idle: bool) -> bool:
         """True if the table should be optimised now."""
-        if self._clock.monotonic_s() < self._not_before_s:
+        now_s = self._clock.monotonic_s()
+        if now_s < self._not_before_s:
             return False
-        part = _IDLE_PART if idle else 1
+        part = _EARLY_PART if idle or now_s >= self._early_s else 1
         return (
             self.commits * part >= self._settings.optimize_commits
             or self.rows * part >= self._settings.optimize_rows
@@ -73,6 +79,7 @@ class Upkeep:
         ended_s = self._clock.monotonic_s()
         self._runs_s.append(ended_s)
         self._not_before_s = ended_s + _SHARE * (ended_s - started_s)
+        self._early_s = ended_s + _EARLY_SHARE * (ended_s - started_s) + _FIRST_S
 
     async def optimize(self) -> None:
         """Merge small files, bring the indexes up to date, remove versions nobody reads."""
