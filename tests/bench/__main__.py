@@ -15,7 +15,7 @@ import uvloop
 from rich.console import Console
 
 from proxy.errors import CrossfadeError
-from tests.bench.run import DOC_SERVER, PARTS, run
+from tests.bench.run import PARTS, run
 from tests.bench.sizes import QUICK, Sizes
 from tests.bench.table import WIDTH_MIN, print_report
 
@@ -28,12 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--index", action="store_true", help="build the index over all rows too (minutes)"
     )
-    parser.add_argument("--part", choices=PARTS, help="which half (default: doc-server)")
+    parser.add_argument("--part", choices=PARTS, help="this half alone (default: both)")
     parser.add_argument("--out", type=Path, default=Path("bench-report"), help="for bench.json")
     given = parser.parse_args(arguments)
     sizes = QUICK if given.quick else Sizes()
     sizes = replace(sizes, rows=given.rows or sizes.rows, build_index=given.index)
-    parts = (given.part,) if given.part else (DOC_SERVER,)
+    parts = (given.part,) if given.part else PARTS
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_MIN)

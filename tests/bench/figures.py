@@ -83,6 +83,7 @@ class Results:
         series: latency series by name.
         notes: whatever explains a figure: CPU seconds, rows, the machine.
         others: CPUs that other processes used on average, by step.
+        durations_s: how long each step took.
         profiles: where the time goes, by the part whose goal was missed.
     """
 
@@ -90,6 +91,7 @@ class Results:
     series: dict[str, Series] = field(default_factory=dict)
     notes: dict[str, object] = field(default_factory=dict)
     others: dict[str, float] = field(default_factory=dict)
+    durations_s: dict[str, float] = field(default_factory=dict)
     profiles: dict[str, object] = field(default_factory=dict)
 
     def missed(self, part: str = "") -> list[Figure]:
@@ -109,6 +111,7 @@ class Results:
             "series": {name: item.as_json() for name, item in self.series.items()},
             "notes": self.notes,
             "cpus_used_by_others": self.others,
+            "durations_s": self.durations_s,
             "profiles": self.profiles,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -31,6 +32,9 @@ async def measure(
     household: Household, scratch: Path, step: Step, sizes: Sizes, results: Results
 ) -> None:
     """Measure the part; `step` says what is measured now."""
+    # The processes that are started replace their image at once: none of them goes on with what
+    # it has of LanceDB from this one.
+    warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
     with _made(household, scratch) as items:
         with step("lancedb: upserts by the store", items.world):
             await item_writes.measure_store(items, sizes, results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import random
 import shutil
 
@@ -60,7 +59,7 @@ async def _copy(items: ItemWorld) -> None:
     shutil.copytree(items.folder("searched"), items.folder("optimised"))
     database = await lancedb.connect_async(str(items.folder("optimised")))
     table = await database.open_table(TABLE)
-    await table.optimize(cleanup_older_than=dt.timedelta(0))
+    await table.optimize()
 
 
 def _way(store: Store, queries: Vectors) -> Way:

@@ -36,7 +36,6 @@ from tests.work_items import COLLECTION
 
 BATCH = 100
 _BATCHES_IN_FLIGHT = 4
-_BATCH_SIZES = (8, 16, 32, 64, 128)
 _TRIED = 128
 _OF_ENCODE_MIN = 0.9
 _TEXTS_PER_S_MIN = 100.0
@@ -71,10 +70,12 @@ class Encoder:
         said: dict[str, Any] = json.loads(line)
         return said
 
-    async def best_batch(self, whole: Sequence[str]) -> tuple[int, dict[int, float]]:
+    async def best_batch(
+        self, whole: Sequence[str], sizes: Sequence[int]
+    ) -> tuple[int, dict[int, float]]:
         """Return the batch size at which it is fastest, and the rate at each."""
-        await self.rate(whole, _BATCH_SIZES[-1])  # warms up
-        rates = {size: await self.rate(whole, size) for size in _BATCH_SIZES}
+        await self.rate(whole, sizes[-1])  # warms up
+        rates = {size: await self.rate(whole, size) for size in sizes}
         return max(rates, key=lambda size: rates[size]), rates
 
 
@@ -164,7 +165,7 @@ async def _inserts(
     whole = [text.whole for text in found]
     inserts = Inserts(texts=found, numbers=itertools.count(1))
     await inserts.singles(client, min(IN_FLIGHT, sizes.texts))
-    batch, rates = await raw.best_batch(whole[:_TRIED])
+    batch, rates = await raw.best_batch(whole[:_TRIED], sizes.encode_batches)
     encoded, singles, batches = [], [], []
     spent: dict[str, float] = {}
     for _ in range(sizes.rounds):

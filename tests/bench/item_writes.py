@@ -42,11 +42,10 @@ class Raw:
 
     @staticmethod
     async def like(folder: Path, ours: Path) -> Raw:
-        """Make an empty table in `folder` with the schema and key of the store's."""
+        """Make an empty table in `folder` with the store's schema, which declares the key too."""
         template = await (await lancedb.connect_async(str(ours))).open_table(TABLE)
         schema = await template.schema()
         table = await (await lancedb.connect_async(str(folder))).create_table(TABLE, schema=schema)
-        await table.set_unenforced_primary_key("id")
         return Raw(table, schema)
 
     async def merge(self, writes: list[Write]) -> None:
@@ -54,6 +53,10 @@ class Raw:
         rows = pa.Table.from_pylist([physical(write) for write in writes], schema=self._schema)
         merge = self._table.merge_insert("id").when_matched_update_all()
         await merge.when_not_matched_insert_all().execute(rows)
+
+    async def optimize(self) -> None:
+        """Tidy up, so that what was written before slows nothing."""
+        await self._table.optimize()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,7 @@ async def _singles(
         async def one(number: int, many: list[Write] = many) -> None:
             await upsert_all(store, [many[number]])
 
+        await raw.optimize()
         theirs.append(len(some) / await in_flight(len(some), one_raw, most=1))
         ours.append(len(many) / await in_flight(len(many), one, most=IN_FLIGHT))
     results.notes["single upserts a second, by round"] = {

@@ -55,9 +55,10 @@ class Bench:
     def step(self, name: str, world: World) -> Iterator[None]:
         """Say what is measured now, and note how many CPUs others used meanwhile."""
         self.say(name)
-        began = world.usage()
+        began, began_s = world.usage(), time.monotonic()
         yield
         self.results.others[name] = round(began.others_until(world.usage()), 2)
+        self.results.durations_s[name] = round(time.monotonic() - began_s, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

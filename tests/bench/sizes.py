@@ -27,6 +27,7 @@ class Sizes:
         batched: rows upserted in batches.
         proxied: single-record upserts through the proxy.
         texts: texts that are embedded by each way in each round.
+        encode_batches: batch sizes at which the model alone is tried.
         rounds: of the ways that are compared in turns.
         build_index: build the index over all `rows` as well (minutes).
         explain: profile what missed its goal.
@@ -51,6 +52,7 @@ class Sizes:
     batched: int = 20_000
     proxied: int = 2_000
     texts: int = 600
+    encode_batches: tuple[int, ...] = (8, 16, 32, 64, 128)
     rounds: int = 3
     build_index: bool = False
     explain: bool = True
@@ -75,7 +77,8 @@ QUICK = Sizes(
     raw_singles=6,
     batched=200,
     proxied=64,
-    texts=24,
+    texts=8,
+    encode_batches=(8,),
     rounds=1,
     explain=False,
 )
