@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import os
 import secrets
 import shutil
 import signal
@@ -135,6 +136,7 @@ def _scratch(guard: Guard) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="crossfade-demo-", dir=short))
     guard.directory(path)
     (path / "logs").mkdir()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path / "torch")  # torch makes one in any case
     try:
         yield path
     finally:

@@ -45,6 +45,7 @@ _OTHERS = {"order_index": pa.int64(), "executable": pa.bool_()}
 
 
 @pytest.mark.demo
+@pytest.mark.timeout(240)  # three processes load the model one after the other
 def test_a_small_demo_of_work_items_passes_with_nothing_lost(tmp_path: Path, pg_admin: str) -> None:
     before = databases_of(pg_admin)
     code, _, report = run_demo(tmp_path / "out", "--preset", "work-items", dsn=pg_admin)

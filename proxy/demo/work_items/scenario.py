@@ -54,6 +54,7 @@ def _pace(options: DemoOptions) -> Pace:
             pace_of(options),
             documents=600,
             live_documents=150,
+            dwell_s=0.7,
             writes_per_s=20.0,
             reads_per_s=10.0,
             searches_per_s=12.0,
