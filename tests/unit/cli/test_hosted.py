@@ -1,0 +1,75 @@
+"""Where the commands look for the proxy that reconciles, and what they ask of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from crossfade.client import control_types as there
+
+from proxy.cli.hosted import as_ledgers, refuse_beside, target_of
+from proxy.cli.remote import Target
+from proxy.config.settings import ListenSettings, TlsSettings
+from proxy.errors import Reason
+from proxy.ledger.types import JobKind, JobState
+
+
+@pytest.mark.parametrize(
+    ("listens", "asked"),
+    [
+        ("127.0.0.1:50051", "127.0.0.1:50051"),
+        ("0.0.0.0:7000", "127.0.0.1:7000"),
+        ("[::]:7000", "[::1]:7000"),
+        (":7000", "127.0.0.1:7000"),
+        ("proxy.internal:7000", "proxy.internal:7000"),
+        ("127.0.0.1:0", None),
+        ("nonsense", None),
+    ],
+)
+def test_the_proxy_is_asked_where_it_listens(listens: str, asked: str | None) -> None:
+    found = target_of(ListenSettings(address=listens))
+    assert (found.address if found else None) == asked
+
+
+def test_a_proxy_with_tls_is_trusted_by_its_own_certificate_or_the_authority_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tls = TlsSettings(certificate="server.pem", key="server.key")
+    listen = ListenSettings(address="127.0.0.1:7000", tls=tls)
+    for name in ("CROSSFADE_TLS_CA", "CROSSFADE_TLS_CERT"):
+        monkeypatch.delenv(name, raising=False)
+    assert target_of(listen) == Target(address="127.0.0.1:7000", tls_ca=Path("server.pem"))
+    monkeypatch.setenv("CROSSFADE_TLS_CA", "ca.pem")
+    monkeypatch.setenv("CROSSFADE_TLS_CERT", "client.pem")
+    assert target_of(listen) == Target(
+        address="127.0.0.1:7000", tls_ca=Path("ca.pem"), tls_cert=Path("client.pem")
+    )
+
+
+def test_a_job_told_by_the_proxy_is_judged_like_one_of_the_ledger() -> None:
+    told = there.Job(
+        job_id=7,
+        kind=there.JobKind.VERIFY,
+        state=there.JobState.PAUSED,
+        wanted=there.JobState.PAUSED,
+        epoch=3,
+        params={"workers": 2},
+        summary={"matched": 5},
+        owner="somebody",
+        owner_alive=False,
+        created_at=dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+        started_at=None,
+        finished_at=None,
+        error="",
+    )
+    job = as_ledgers(told)
+    assert (job.kind, job.state, job.wanted) == (JobKind.VERIFY, JobState.PAUSED, JobState.PAUSED)
+    assert (job.job_id, job.params, job.summary) == (7, {"workers": 2}, {"matched": 5})
+
+
+def test_a_reconciler_beside_the_one_writer_is_told_what_to_use_instead() -> None:
+    error = refuse_beside(Target(address="127.0.0.1:7000"), ["new"])
+    assert error.reason is Reason.FAILED_PRECONDITION
+    assert "127.0.0.1:7000" in str(error)
+    assert "crossfade backfill" in error.hint
