@@ -88,21 +88,22 @@ class Copier:
     async def copy_keys(self, pair: Pair, keys: Sequence[Key]) -> Copied:
         """Bring dirty keys to the primary's state: stored there if it has them, else deleted.
 
-        Step 0 is the caller's: every key is dirty, durably. Keys that one store cannot hold are
-        nobody's business; their marks are cleared.
+        Step 0: keys that are not dirty any more, and those that somebody else is copying, are left
+        alone. Keys that one store cannot hold are nobody's business; their marks are cleared.
 
         Raises:
             RolesChanged, Unavailable, Ambiguous: as `copy_page`.
         """
-        async with self._desk.open(pair.roles, pair.name, under_hold=True) as copy:
+        async with self._desk.open(pair.roles, pair.name, under_hold=True, keys=keys) as copy:
             await self._reach(Step.BEGUN)
             foreign = {key for key in keys if not pair.scope.holds(key)}
             flying = copy.in_flight.intersection(keys) - foreign
-            todo = [key for key in keys if key not in foreign and key not in flying]
+            todo = [key for key in keys if key in copy.claimed and key not in foreign]
             records, dead = await self._read(pair, todo)
             await self._reach(Step.READ)
             gone = [key for key in todo if key not in records and key not in dead]
             fitted, textless = await self._vectors.fit(pair.scope, list(records.values()))
+            copy.require_claims()
             stored = await self._writer.store(
                 pair, fitted, gone, op=WriteOp.UPSERT, written=copy.written
             )

@@ -36,6 +36,10 @@ class LateWrites:
             del held[key]
         return frozenset(held)
 
+    def now_s(self) -> float:
+        """Return the time that is gone by."""
+        return self._clock.monotonic_s()
+
     def wait_s(self) -> float:
         """Return how long it takes until nothing is left out any more."""
         latest_s = max((max(held.values()) for held in self._until_s.values() if held), default=0.0)

@@ -12,6 +12,7 @@ from reconcile.batch import Copied
 from reconcile.bench import Bench, Check
 from reconcile.checkpoint import JobRun
 from reconcile.copy import Copier
+from reconcile.late import LATE_WRITE_S
 from reconcile.letters import DeadLetters
 from reconcile.params import ROUNDS_MAX, JobParams
 from reconcile.ranges import BatchSize, parents_first
@@ -33,8 +34,13 @@ WAITING_MAX = 100_000
 ROUND_PAUSE_S = 0.01
 """Pause before the next round when the last one could repair nothing (keys in flight)."""
 
+ROUND_PAUSE_S_MAX = 1.0
+
 FRUITLESS_ROUNDS_MAX = 5
 """After this many rounds in a row without a repair, what is left needs a person or more time."""
+
+IN_FLIGHT_S_MAX = LATE_WRITE_S + 1.0
+"""So long it waits for keys in flight: another process may have given up a copy of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +98,7 @@ class Repair:
         Raises:
             Rejected(FAILED_PRECONDITION): the phase writes to one store only.
         """
-        total, fruitless = Repaired(), 0
+        total, fruitless, waited_s = Repaired(), 0, 0.0
         for _ in range(rounds_max):
             if not await self._dirty(collections):
                 return replace(total, left=0, in_flight=0)
@@ -102,10 +108,14 @@ class Repair:
             late_s = self._bench.late.wait_s()
             if fruitless and late_s:
                 await self._bench.clock.sleep(late_s)
-            elif fruitless >= FRUITLESS_ROUNDS_MAX:
+                continue
+            patient = done.in_flight and waited_s < IN_FLIGHT_S_MAX
+            if fruitless >= FRUITLESS_ROUNDS_MAX and not patient:
                 break
-            elif fruitless:
-                await self._bench.clock.sleep(ROUND_PAUSE_S * 2**fruitless)
+            if fruitless:
+                pause_s = min(ROUND_PAUSE_S_MAX, ROUND_PAUSE_S * 2**fruitless)
+                waited_s += pause_s
+                await self._bench.clock.sleep(pause_s)
         left = sum((await self._dirty(collections)).values())
         return replace(total, left=max(0, left - total.in_flight))
 

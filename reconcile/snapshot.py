@@ -11,12 +11,15 @@ from enum import Enum
 from proxy.errors import CrossfadeError, Unavailable
 from proxy.ledger.types import CopyOutcome, CopySnapshot, RangeState
 from proxy.model import Key
-from reconcile.late import LateWrites
+from reconcile.late import LATE_WRITE_S, LateWrites
 from reconcile.roles import CopyLedger, Held, Roles
 from reconcile.tasks import to_the_end
 
 COPY_S_MAX = 45.0
 """A snapshot is good for 60 s and a swap waits for it no longer; every write ends well before."""
+
+REPAIR_S_MAX = 20.0
+"""A claim on keys is good for 25 s; what was sent before this has landed by then, or never."""
 
 GIVE_UP_S_MAX = 10.0
 """How long a failing copy may take to mark what it wrote."""
@@ -47,20 +50,29 @@ class OpenCopy:
 
     Attributes:
         in_flight: keys that must be left out (step 2), late writes of this process included.
+        claimed: keys that only this copy may write now.
         written: the keys that step 4 has begun to write.
         answered: the secondary has answered for all of them.
     """
 
     def __init__(
-        self, ledger: CopyLedger, roles: Roles, snapshot: CopySnapshot, late: LateWrites
+        self,
+        ledger: CopyLedger,
+        roles: Roles,
+        snapshot: CopySnapshot,
+        late: LateWrites,
+        *,
+        began_s: float,
     ) -> None:
         self.snapshot = snapshot
         self.in_flight = snapshot.in_flight | late.keys(snapshot.collection)
+        self.claimed = snapshot.claimed - self.in_flight
         self.written: set[Key] = set()
         self.answered = False
         self._ledger = ledger
         self._roles = roles
         self._late = late
+        self._began_s = began_s
 
     async def require_roles(self, *, under_hold: bool) -> None:
         """Raise RolesChanged, or Held unless this copy may run while writes are held."""
@@ -68,6 +80,11 @@ class OpenCopy:
         self._roles.require(routing)
         if routing.hold and not under_hold:
             raise Held("Writes are held for a swap of the primary.")
+
+    def require_claims(self) -> None:
+        """Raise TooSlow if the claims may have run out: this process was stopped meanwhile."""
+        if self._late.now_s() - self._began_s > REPAIR_S_MAX:
+            raise _too_slow(self.snapshot.collection, REPAIR_S_MAX)
 
     async def finish(
         self,
@@ -89,19 +106,18 @@ class OpenCopy:
         """
         if not self.answered:
             self._late.add(self.snapshot.collection, self.written)
+        late_s = 0.0 if self.answered else LATE_WRITE_S
         try:
-            if self.written:
-                await self._ledger.mark_dirty(
-                    self.snapshot.collection, self.written, reason="copy interrupted"
-                )
-            await self._ledger.abandon_copy(self.snapshot)
+            await self._ledger.abandon_copy(self.snapshot, written=self.written, late_s=late_s)
         except CrossfadeError:
             return
 
 
-async def _begin(ledger: CopyLedger, collection: str) -> CopySnapshot:
+async def _begin(ledger: CopyLedger, collection: str, keys: Collection[Key]) -> CopySnapshot:
     """Take a snapshot; if the caller is cancelled meanwhile it is forgotten, not left behind."""
-    beginning = asyncio.ensure_future(ledger.begin_copy(collection))
+    beginning = asyncio.ensure_future(
+        ledger.begin_copy(collection, keys=keys) if keys else ledger.begin_copy(collection)
+    )
     try:
         return await asyncio.shield(beginning)
     except asyncio.CancelledError:
@@ -125,9 +141,11 @@ class CopyDesk:
 
     @asynccontextmanager
     async def open(
-        self, roles: Roles, collection: str, *, under_hold: bool
+        self, roles: Roles, collection: str, *, under_hold: bool, keys: Collection[Key] = ()
     ) -> AsyncIterator[OpenCopy]:
         """Take a snapshot, check the roles under it, and give up cleanly on any failure.
+
+        `keys` are claimed: nobody else copies them until this copy has ended.
 
         With a copying snapshot open the primary cannot be swapped, so the roles that are checked
         here hold until the copy ends.
@@ -137,18 +155,24 @@ class CopyDesk:
             Held: writes are held and `under_hold` is False.
             TooSlow: the copy took longer than a snapshot may be used.
         """
-        snapshot = await _begin(self.ledger, collection)
-        copy = OpenCopy(self.ledger, roles, snapshot, self.late)
+        limit_s = REPAIR_S_MAX if keys else COPY_S_MAX
+        began_s = self.late.now_s()
+        snapshot = await _begin(self.ledger, collection, keys)
+        copy = OpenCopy(self.ledger, roles, snapshot, self.late, began_s=began_s)
         try:
-            async with asyncio.timeout(COPY_S_MAX) as limit:
+            async with asyncio.timeout(limit_s) as limit:
                 await copy.require_roles(under_hold=under_hold)
                 yield copy
         except BaseException as error:
             await to_the_end(copy.give_up(), deadline_s=GIVE_UP_S_MAX)
             if isinstance(error, TimeoutError) and limit.expired():
-                raise TooSlow(
-                    f"A batch of {collection} took longer than {COPY_S_MAX:.0f} s.",
-                    where="reconciler",
-                    hint="Use smaller batches (reconcile.batch_rows).",
-                ) from error
+                raise _too_slow(collection, limit_s) from error
             raise
+
+
+def _too_slow(collection: str, limit_s: float) -> TooSlow:
+    return TooSlow(
+        f"A batch of {collection} took longer than {limit_s:.0f} s.",
+        where="reconciler",
+        hint="Use smaller batches (reconcile.batch_rows).",
+    )

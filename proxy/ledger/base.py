@@ -80,8 +80,14 @@ class IntentLog(Protocol):
 class CopyLog(Protocol):
     """What a copier needs: steps 0, 1, 2 and 5 of the copy rule."""
 
-    async def begin_copy(self, collection: str, *, copying: bool = True) -> CopySnapshot:
+    async def begin_copy(
+        self, collection: str, *, copying: bool = True, keys: Collection[Key] = ()
+    ) -> CopySnapshot:
         """Step 1: register a snapshot of the ledger. It is good for 60 s.
+
+        `keys`, to be repaired, are claimed for 25 s, or until the copy ends: two copies of one key
+        at a time could leave the older state, with the mark cleared by the other one. A key that
+        is not dirty (step 0) is not claimed.
 
         A swap of the primary waits until no copying snapshot is open; a reader's watermark
         (verify) says `copying=False` and holds nobody up. Read the routing after this call: with
@@ -105,8 +111,14 @@ class CopyLog(Protocol):
             Unavailable: the snapshot had expired; every touched key is dirty, copy again.
         """
 
-    async def abandon_copy(self, snapshot: CopySnapshot) -> None:
-        """Forget a snapshot; nothing is marked or cleared."""
+    async def abandon_copy(
+        self, snapshot: CopySnapshot, *, written: Collection[Key] = (), late_s: float = 0.0
+    ) -> None:
+        """Forget a snapshot; nothing is cleared.
+
+        `written`, which the copy may have changed, become dirty, and are claimed for `late_s`
+        more: what was sent without an answer may still land.
+        """
 
     async def dirty_keys(self, collection: str, *, limit: int) -> list[DirtyKey]:
         """Return dirty keys, oldest mark first."""

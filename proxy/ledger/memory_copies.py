@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from proxy.errors import Unavailable
-from proxy.ledger.memory_state import MemoryState, StoredSnapshot
+from proxy.ledger.memory_state import MemoryState, StoredClaim, StoredSnapshot
 from proxy.ledger.types import CopyOutcome, CopySnapshot, DeadLetter, DirtyKey, RangeState
 from proxy.model import Key
 
 _SNAPSHOT_TTL_S = 60.0
+_CLAIM_TTL_S = 25.0
 
 
 class MemoryCopies:
@@ -18,10 +19,14 @@ class MemoryCopies:
     def __init__(self, state: MemoryState) -> None:
         self._state = state
 
-    async def begin_copy(self, collection: str, *, copying: bool = True) -> CopySnapshot:
+    async def begin_copy(
+        self, collection: str, *, copying: bool = True, keys: Collection[Key] = ()
+    ) -> CopySnapshot:
         """See `CopyLog.begin_copy`."""
         state = self._state
         number = state.number()
+        self._claim(number, collection, keys, _CLAIM_TTL_S)
+        claims = self._claims(collection)
         state.snapshots[number] = StoredSnapshot(
             collection=collection,
             copying=copying,
@@ -33,7 +38,38 @@ class MemoryCopies:
             for intent in state.intents.values()
             if intent.collection == collection and intent.settled_xid is None
         )
-        return CopySnapshot(snapshot_id=number, collection=collection, in_flight=in_flight)
+        return CopySnapshot(
+            snapshot_id=number,
+            collection=collection,
+            in_flight=in_flight.union(key for key, by in claims.items() if by != number),
+            claimed=frozenset(
+                key
+                for key, by in claims.items()
+                if by == number and (collection, key) in state.dirty
+            ),
+        )
+
+    def _claims(self, collection: str) -> dict[Key, int]:
+        """Return who has claimed which keys."""
+        now_s = self._state.clock.monotonic_s()
+        return {
+            key: claim.snapshot_id
+            for (name, key), claim in self._state.claims.items()
+            if name == collection and claim.expires_s > now_s
+        }
+
+    def _claim(self, number: int, collection: str, keys: Collection[Key], for_s: float) -> None:
+        """Claim those of the keys that are nobody else's."""
+        others = {key for key, by in self._claims(collection).items() if by != number}
+        expires_s = self._state.clock.monotonic_s() + for_s
+        for key in keys:
+            if key not in others:
+                self._state.claims[collection, key] = StoredClaim(number, expires_s)
+
+    def _release(self, number: int) -> None:
+        claims = self._state.claims
+        for claimed in [item for item, claim in claims.items() if claim.snapshot_id == number]:
+            del claims[claimed]
 
     async def finish_copy(
         self,
@@ -46,6 +82,7 @@ class MemoryCopies:
         """See `CopyLog.finish_copy`."""
         state, collection = self._state, snapshot.collection
         seen = state.snapshots.pop(snapshot.snapshot_id, None)
+        self._release(snapshot.snapshot_id)
         xid = state.commit()
         if seen is None or seen.expires_s <= state.clock.monotonic_s():
             for key in (*touched, *left_out):
@@ -74,9 +111,17 @@ class MemoryCopies:
             stored[progress.collection, progress.number] = progress
         return CopyOutcome(dirty=dirty, cleared=cleared)
 
-    async def abandon_copy(self, snapshot: CopySnapshot) -> None:
+    async def abandon_copy(
+        self, snapshot: CopySnapshot, *, written: Collection[Key] = (), late_s: float = 0.0
+    ) -> None:
         """See `CopyLog.abandon_copy`."""
         self._state.snapshots.pop(snapshot.snapshot_id, None)
+        self._release(snapshot.snapshot_id)
+        if written:
+            xid = self._state.commit()
+            for key in written:
+                self._state.mark(snapshot.collection, key, "copy interrupted", xid)
+            self._claim(snapshot.snapshot_id, snapshot.collection, written, late_s)
 
     async def settled_since(self, snapshot: CopySnapshot, keys: Collection[Key]) -> frozenset[Key]:
         """See `CopyLog.settled_since`."""

@@ -68,6 +68,14 @@ class StoredSnapshot:
     expires_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class StoredClaim:
+    """A key that only one copy may write for the time being."""
+
+    snapshot_id: int
+    expires_s: float
+
+
 @dataclass(slots=True)
 class StoredAnswer:
     """What is known of an idempotency key."""
@@ -92,6 +100,7 @@ class MemoryState:
     dirty: dict[DirtyId, StoredMark] = field(default_factory=dict)
     answers: dict[str, StoredAnswer] = field(default_factory=dict)
     snapshots: dict[int, StoredSnapshot] = field(default_factory=dict)
+    claims: dict[DirtyId, StoredClaim] = field(default_factory=dict)
     replicas: dict[str, StoredReplica] = field(default_factory=dict)
     jobs: dict[int, Job] = field(default_factory=dict)
     job_leases: dict[int, float] = field(default_factory=dict)

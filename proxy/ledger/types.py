@@ -114,12 +114,15 @@ class CopySnapshot:
     """Step 1 of the copy rule: a registered view of the ledger.
 
     `in_flight` are the keys of the collection with an intent that is visible and unsettled in
-    it. Settled intents are kept until the snapshot is finished or abandoned.
+    it, and those that another copy may still write. Settled intents are kept until the snapshot
+    is finished or abandoned. `claimed` are the keys that only this copy may write now: those that
+    it asked for, were dirty, and were nobody else's.
     """
 
     snapshot_id: int
     collection: str
     in_flight: frozenset[Key]
+    claimed: frozenset[Key] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

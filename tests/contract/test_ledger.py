@@ -141,6 +141,36 @@ async def test_a_copy_clears_only_the_marks_its_snapshot_saw(ledger: Ledger) -> 
     assert await dirty(ledger) == {OTHER}
 
 
+async def test_a_key_is_copied_by_one_copy_at_a_time(ledger: Ledger) -> None:
+    third = ("rust", "serde", "c")
+    await ledger.mark_dirty("documents", [KEY, OTHER], reason="test")
+    first = await ledger.begin_copy("documents", keys=[KEY, third, KEY])
+    assert first.claimed == {KEY}, "a key that is not dirty is not claimed"
+    second = await ledger.begin_copy("documents", keys=[KEY, OTHER])
+    assert second.claimed == {OTHER}
+    assert second.in_flight == {KEY, third}
+    assert (await ledger.begin_copy("sources", keys=[KEY])).in_flight == set()
+    await ledger.finish_copy(first, touched=[KEY])
+    assert (await ledger.begin_copy("documents")).in_flight == {OTHER}
+    await ledger.abandon_copy(second)
+    assert (await ledger.begin_copy("documents", keys=[OTHER])).claimed == {OTHER}
+
+
+async def test_keys_of_a_copy_that_was_given_up_are_dirty_and_stay_claimed_for_a_while(
+    ledger: Ledger,
+) -> None:
+    await ledger.mark_dirty("documents", [KEY], reason="test")
+    copy = await ledger.begin_copy("documents", keys=[KEY])
+    await ledger.abandon_copy(copy, written=[KEY, OTHER], late_s=0.2)
+    assert await dirty(ledger) == {KEY, OTHER}
+    assert (await ledger.begin_copy("documents", keys=[KEY])).in_flight == {KEY, OTHER}
+    async with asyncio.timeout(10):
+        while not (again := await ledger.begin_copy("documents", keys=[KEY, OTHER])).claimed:
+            await ledger.abandon_copy(again)
+            await asyncio.sleep(0.02)
+    assert again.claimed == {KEY, OTHER}
+
+
 async def test_a_finished_snapshot_cannot_be_finished_again(ledger: Ledger) -> None:
     copy = await ledger.begin_copy("documents")
     await ledger.finish_copy(copy, touched=[])

@@ -17,12 +17,50 @@ WITH gate AS MATERIALIZED (SELECT crossfade.enter_shared(%s))
 INSERT INTO crossfade.copy_snapshots (migration, collection, copying, expires_at)
 SELECT %s, %s, %s, clock_timestamp() + interval '60 s' FROM gate RETURNING snapshot_id
 """
+# Waits for a copy that is just ending. In key order, so that two never deadlock.
+_CLAIM = """
+INSERT INTO crossfade.copy_claims AS c (migration, collection, key, snapshot_id, expires_at)
+SELECT %s, %s, t.key, %s, clock_timestamp() + make_interval(secs => %s)
+FROM unnest(%b::text[]) AS t (key) ORDER BY t.key
+ON CONFLICT (migration, collection, key)
+DO UPDATE SET snapshot_id = excluded.snapshot_id, expires_at = excluded.expires_at
+WHERE c.expires_at <= clock_timestamp() OR c.snapshot_id = excluded.snapshot_id
+"""
+# A statement after the claim: it sees what a copy has done that ended just before.
 _TAKE = """
-UPDATE crossfade.copy_snapshots SET snapshot = pg_current_snapshot() WHERE snapshot_id = %s
+UPDATE crossfade.copy_snapshots SET snapshot = pg_current_snapshot() WHERE snapshot_id = %(id)s
 RETURNING (
-    SELECT coalesce(array_agg(DISTINCT i.key), '{}') FROM crossfade.intents i
-    WHERE i.migration = %s AND i.settled_xid IS NULL AND i.collection = %s
+    SELECT coalesce(array_agg(DISTINCT b.key), '{}') FROM (
+        SELECT i.key FROM crossfade.intents i
+        WHERE i.migration = %(migration)s AND i.settled_xid IS NULL
+          AND i.collection = %(collection)s
+        UNION ALL
+        SELECT c.key FROM crossfade.copy_claims c
+        WHERE c.migration = %(migration)s AND c.collection = %(collection)s
+          AND c.snapshot_id <> %(id)s AND c.expires_at > clock_timestamp()
+    ) b
+), (
+    SELECT coalesce(array_agg(c.key), '{}')
+    FROM crossfade.copy_claims c JOIN crossfade.dirty d USING (migration, collection, key)
+    WHERE c.snapshot_id = %(id)s
 )
+"""
+_CLAIM_S = 25.0
+_INTERRUPTED = """
+INSERT INTO crossfade.dirty AS d (migration, collection, key, reason)
+SELECT %s, %s, t.key, 'copy interrupted' FROM unnest(%b::text[]) AS t (key) ORDER BY t.key
+ON CONFLICT (migration, collection, key)
+DO UPDATE SET xid = pg_current_xact_id(), reason = excluded.reason
+"""
+_FORGET = """
+WITH claims AS (
+    DELETE FROM crossfade.copy_claims
+    WHERE snapshot_id = %(id)s AND NOT key = ANY (%(kept)b::text[])
+       OR expires_at < clock_timestamp() - interval '60 s'
+)
+DELETE FROM crossfade.copy_snapshots WHERE snapshot_id = %(id)s
+-- Pruning goes by those that have just expired too.
+   OR expires_at < now() - interval '30 s'
 """
 _NEWER = """
 SELECT DISTINCT i.key FROM crossfade.intents i, crossfade.copy_snapshots c
@@ -37,20 +75,29 @@ class CopyTable:
     def __init__(self, database: LedgerDatabase) -> None:
         self._db = database
 
-    async def begin_copy(self, collection: str, *, copying: bool = True) -> CopySnapshot:
+    async def begin_copy(
+        self, collection: str, *, copying: bool = True, keys: Collection[Key] = ()
+    ) -> CopySnapshot:
         """See `CopyLog.begin_copy`."""
         number = self._db.migration_number
         async with self._db.connection() as connection, connection.transaction():
             cursor = await connection.execute(_REGISTER, (number, number, collection, copying))
             row = await cursor.fetchone()
             snapshot_id = int(row[0]) if row else 0
-            cursor = await connection.execute(_TAKE, (snapshot_id, number, collection))
+            if keys:
+                wanted = sorted({encode_key(key) for key in keys})
+                await connection.execute(
+                    _CLAIM, (number, collection, snapshot_id, _CLAIM_S, wanted)
+                )
+            about = {"id": snapshot_id, "migration": number, "collection": collection}
+            cursor = await connection.execute(_TAKE, about)
             row = await cursor.fetchone()
-            keys = row[0] if row else []
+            busy, mine = row if row else ([], [])
         return CopySnapshot(
             snapshot_id=snapshot_id,
             collection=collection,
-            in_flight=frozenset(decode_key(key) for key in keys),
+            in_flight=frozenset(decode_key(key) for key in busy),
+            claimed=frozenset(decode_key(key) for key in mine),
         )
 
     async def finish_copy(
@@ -88,14 +135,18 @@ class CopyTable:
             )
         return CopyOutcome(dirty=frozenset(decode_key(key) for key in row[1]), cleared=row[2])
 
-    async def abandon_copy(self, snapshot: CopySnapshot) -> None:
-        """See `CopyLog.abandon_copy`."""
-        await self._db.fetch(
-            "DELETE FROM crossfade.copy_snapshots WHERE snapshot_id = %s"
-            # Pruning goes by those that have just expired too.
-            " OR expires_at < now() - interval '30 s'",
-            (snapshot.snapshot_id,),
-        )
+    async def abandon_copy(
+        self, snapshot: CopySnapshot, *, written: Collection[Key] = (), late_s: float = 0.0
+    ) -> None:
+        """See `CopyLog.abandon_copy`; one transaction."""
+        number, collection = self._db.migration_number, snapshot.collection
+        kept = sorted({encode_key(key) for key in written})
+        async with self._db.connection() as connection, connection.transaction():
+            if kept:
+                claim = (number, collection, snapshot.snapshot_id, late_s, kept)
+                await connection.execute(_CLAIM, claim)
+                await connection.execute(_INTERRUPTED, (number, collection, kept))
+            await connection.execute(_FORGET, {"id": snapshot.snapshot_id, "kept": kept})
 
     async def settled_since(self, snapshot: CopySnapshot, keys: Collection[Key]) -> frozenset[Key]:
         """See `CopyLog.settled_since`."""

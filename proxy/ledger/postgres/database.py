@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from proxy.errors import Corrupt, CrossfadeError, Unavailable
 from proxy.stores.postgres.connection import Connection as PromptConnection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA_LOCK = 1668441715
 _DEADLOCK_TRIES = 5
 _PATIENCE_S = 0.1

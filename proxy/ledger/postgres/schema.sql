@@ -1,9 +1,9 @@
--- The ledger's tables and functions, version 1. Order lives here and nowhere else.
+-- The ledger's tables and functions, version 2. Order lives here and nowhere else.
 
 CREATE SCHEMA crossfade;
 
 CREATE TABLE crossfade.schema_version (version integer NOT NULL);
-INSERT INTO crossfade.schema_version VALUES (1);
+INSERT INTO crossfade.schema_version VALUES (2);
 
 CREATE TABLE crossfade.migrations (
     number        integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -78,6 +78,17 @@ CREATE TABLE crossfade.copy_snapshots (
     snapshot    pg_snapshot,
     expires_at  timestamptz NOT NULL
 );
+
+-- Keys that one copy alone may write for the time being.
+CREATE TABLE crossfade.copy_claims (
+    migration   integer NOT NULL,
+    collection  text NOT NULL,
+    key         text NOT NULL,
+    snapshot_id bigint NOT NULL,
+    expires_at  timestamptz NOT NULL,
+    PRIMARY KEY (migration, collection, key)
+);
+CREATE INDEX copy_claims_snapshot ON crossfade.copy_claims (snapshot_id);
 
 CREATE TABLE crossfade.jobs (
     job_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -313,13 +324,16 @@ LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     seen pg_snapshot;
+    outlived boolean;
     marked text[];
     cleared_count bigint;
 BEGIN
     DELETE FROM crossfade.copy_snapshots c
         WHERE c.snapshot_id = of_snapshot AND c.expires_at > clock_timestamp()
         RETURNING c.snapshot INTO seen;
-    IF NOT FOUND THEN
+    outlived := NOT FOUND;
+    DELETE FROM crossfade.copy_claims c WHERE c.snapshot_id = of_snapshot;
+    IF outlived THEN
         -- The copy outlived its snapshot: what it wrote may be stale, so everything is dirty.
         INSERT INTO crossfade.dirty AS d (migration, collection, key, reason)
             SELECT DISTINCT migration_number, of_collection, t.key, 'copy outlived its snapshot'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import pytest
 from proxy.errors import Ambiguous
 from proxy.ledger.types import JobKind, JobState, Phase
 from proxy.model import Key, Record, Write, WriteOp
+from reconcile.late import LATE_WRITE_S
 from reconcile.letters import DeadLetters
 from reconcile.ranges import scope_of
-from reconcile.snapshot import Step
+from reconcile.snapshot import REPAIR_S_MAX, Step, TooSlow
 from reconcile.writing import full_write
 from tests.doc_server import delete, document, source
 from tests.unit.reconcile.support import Rig, Wrapped, doc
@@ -95,6 +97,7 @@ async def test_a_write_between_steps_1_and_5_leaves_its_key_dirty(rig: Rig) -> N
     bench = rig.reconciler().bench()
     pairs = await bench.pairs(await bench.roles(), ["sources", "documents"])
     copier = bench.copier(DeadLetters(rig.ledger, 0))
+    await rig.ledger.mark_dirty("sources", [("rust", "serde")], reason="test")
     await copier.copy_keys(pairs["sources"], [("rust", "serde")])
     await rig.ledger.mark_dirty("documents", [doc(1), doc(2)], reason="test")
 
@@ -104,6 +107,76 @@ async def test_a_write_between_steps_1_and_5_leaves_its_key_dirty(rig: Rig) -> N
     rig.at(Step.WRITTEN, live)
     await copier.copy_keys(pairs["documents"], [doc(1), doc(2)])
     assert await rig.dirty() == {("documents", doc(1))}
+
+
+async def test_two_copies_of_one_key_never_run_at_once(rig: Rig) -> None:
+    """The later one cleared the mark, then the earlier one wrote an older state."""
+    await rig.fill(9, on="old")
+    await rig.fill(9, on="new")
+    bench = rig.reconciler().bench()
+    pair = (await bench.pairs(await bench.roles(), ["documents"]))["documents"]
+    first, second = (bench.copier(DeadLetters(rig.ledger, 0)) for _ in range(2))
+    await rig.ledger.mark_dirty("documents", [doc(1)], reason="test")
+
+    async def meanwhile() -> None:
+        await rig.write(changed(1))
+        copied = await second.copy_keys(pair, [doc(1)])
+        assert (copied.stored, copied.in_flight) == (0, 1)
+
+    rig.at(Step.READ, meanwhile)
+    await first.copy_keys(pair, [doc(1)])
+    assert await rig.dirty() == {("documents", doc(1))}, "it holds the older state by now"
+    await second.copy_keys(pair, [doc(1)])
+    assert await rig.dirty() == set()
+    assert await rig.differing() == []
+
+
+async def test_what_a_given_up_copy_may_still_write_nobody_else_copies(rig: Rig) -> None:
+    """A swap's drain gave up a copy and the reconciler copied the key at once; then the first
+    one's write landed, with nobody to know."""
+    await rig.fill(9, on="old")
+    await rig.fill(9, on="new")
+    await rig.ledger.mark_dirty("documents", [doc(1)], reason="test")
+    here, there = rig.reconciler("here"), rig.reconciler("there")
+    pairs = await here.bench().pairs(await here.bench().roles(), ["documents"])
+    silent: Any = Wrapped(rig.new, apply=_no_answer)
+    roles = replace(pairs["documents"].roles, secondary=silent)
+    lost = replace(pairs["documents"], roles=roles)
+    with pytest.raises(Ambiguous):
+        await here.bench().copier(DeadLetters(rig.ledger, 0)).copy_keys(lost, [doc(1)])
+    other = there.bench().copier(DeadLetters(rig.ledger, 0))
+    assert (await other.copy_keys(pairs["documents"], [doc(1)])).in_flight == 1
+    rig.clock.passed_s += LATE_WRITE_S + 0.1
+    assert (await other.copy_keys(pairs["documents"], [doc(1)])).stored == 1
+    assert await rig.dirty() == set()
+
+
+async def test_a_copier_that_was_stopped_past_its_claims_writes_nothing(rig: Rig) -> None:
+    await rig.fill(9, on="old")
+    await rig.fill(9, on="new")
+    await rig.ledger.mark_dirty("documents", [doc(1)], reason="test")
+    bench = rig.reconciler().bench()
+    pair = (await bench.pairs(await bench.roles(), ["documents"]))["documents"]
+
+    async def stopped() -> None:
+        rig.clock.passed_s += REPAIR_S_MAX + 0.1
+
+    rig.at(Step.READ, stopped)
+    with pytest.raises(TooSlow):
+        await bench.copier(DeadLetters(rig.ledger, 0)).copy_keys(pair, [doc(1)])
+    assert await rig.dirty() == {("documents", doc(1))}
+
+
+async def test_a_key_that_is_clean_by_now_is_not_copied(rig: Rig) -> None:
+    await rig.fill(9, on="old")
+    bench = rig.reconciler().bench()
+    pair = (await bench.pairs(await bench.roles(), ["documents"]))["documents"]
+    copied = await bench.copier(DeadLetters(rig.ledger, 0)).copy_keys(pair, [doc(1)])
+    assert (copied.rows, copied.stored, copied.in_flight) == (0, 0, 0)
+
+
+async def _no_answer(*args: object, **kwargs: object) -> object:
+    raise Ambiguous("no answer", where="new")
 
 
 async def test_a_key_in_flight_is_left_out_and_becomes_dirty(rig: Rig) -> None:
