@@ -70,12 +70,12 @@ class Network:
     trace: list[str] | None = None
     on_landing: Callable[[], None] = lambda: None
 
-    def note(self, text: str) -> None:
-        """Take a line into the digest that two runs of a seed must share."""
+    def note(self, text: str, about: object = "") -> None:
+        """Take a line into the digest that two runs of a seed must share; the trace tells more."""
         line = f"{self.loop.time():.6f} {text}"
         self.digest = zlib.crc32(line.encode(), self.digest)
         if self.trace is not None:
-            self.trace.append(line)
+            self.trace.append(f"{line} {about}")
 
     def calm(self) -> None:
         """No more trouble from here on."""
@@ -92,6 +92,7 @@ class Call:
     work: Callable[[], Awaitable[Any]]
     writing: bool
     deadline_s: float
+    about: Any = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,7 +175,7 @@ class Link:
             outcome = _drive(call.work())
         except CrossfadeError as error:
             failed, outcome = True, error
-        network.note(f"{self._owner} {call.server} {call.what} {'!' if failed else ''}")
+        network.note(f"{self._owner} {call.server} {call.what}", _told(call, outcome, network))
         network.on_landing()
         sent.answer = sent.answer or (failed, outcome)
         if sent.again_s > 0:
@@ -189,6 +190,16 @@ class Link:
         if call.server == "ledger" or not call.writing:
             return Unavailable("no answer", where=call.server)
         return Ambiguous("no answer", where=call.server, timed_out=True)
+
+
+def _told(call: Call, outcome: object, network: Network) -> str:
+    """Return what a trace says of a call, "" if there is none."""
+    if network.trace is None:
+        return ""
+    if call.what == "apply":
+        writes = [f"{w.op.value} {w.key[0]} {w.fields.get('body')}" for w in call.about[0]]
+        return f"{writes} -> {outcome}"
+    return f"{call.about} -> {outcome}"
 
 
 def _deliver(reply: asyncio.Future[Any], outcome: Any, failed: bool) -> None:
@@ -243,6 +254,7 @@ class SimStore:
                     work=lambda: method(*args, **kwargs),
                     writing=name in _WRITING,
                     deadline_s=kwargs.get("deadline_s", _DEFAULT_S),
+                    about=args,
                 )
             )
 
@@ -347,6 +359,7 @@ class SimLedger:
                     work=lambda: method(*args, **kwargs),
                     writing=False,
                     deadline_s=LEDGER_DEADLINE_S,
+                    about=(*args, *kwargs.items()),
                 )
             )
 

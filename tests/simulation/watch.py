@@ -45,7 +45,7 @@ class FenceWatch:
         for key in {**old, **new}:
             if old.get(key) != new.get(key) and key not in busy and key not in self._told:
                 self._told.add(key)
-                yield f"{key[0]} is {old.get(key)!r} in old and {new.get(key)!r} in new, unmarked"
+                yield f"{key[0]} is {old.get(key)!r} in old and {new.get(key)!r} in new, unmarked, at {self._state.clock.monotonic_s():.3f}"
 
 
 class StepWatch:

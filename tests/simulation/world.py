@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
 
 from proxy.errors import CrossfadeError, Unavailable
 from proxy.ledger.base import Ledger
@@ -15,7 +15,7 @@ from proxy.stores.memory import MemoryStore
 from reconcile.service import serve
 from tests.simulation.history import History
 from tests.simulation.loop import SimClock, SimLoop
-from tests.simulation.network import LEDGER_DEADLINE_S, Link, Network, SimLedger, SimStore
+from tests.simulation.network import Link, Network, SimLedger, SimStore
 from tests.simulation.plan import Plan
 from tests.simulation.points import SAFE, Dangers, Points, Reached
 from tests.simulation.replica import Replica, Surroundings, reconciler
