@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 from collections.abc import AsyncIterator
@@ -21,6 +22,8 @@ from proxy.model import Applied, Write, WriteOp
 from proxy.query import Compare, CompareOp, CountQuery, KeyRange, ListQuery, Order, SearchQuery
 from proxy.server.build import build_store
 from proxy.stores.lancedb import LanceStore
+from proxy.stores.lancedb.table import OpenTable, compile_table
+from proxy.stores.lancedb.upkeep import Upkeep
 from tests.doc_server import vector
 from tests.lance import DIM, WHEN, gone, item, lance, schema, shelf
 
@@ -289,6 +292,39 @@ async def test_upkeep_comes_by_rule_and_its_failure_is_never_a_writes(
     assert store.stats()["optimize_failures"] == 1
     assert upkeep.commits == 4
     await store.close()
+
+
+def test_upkeep_that_takes_long_waits_for_quiet_or_for_many_commits() -> None:
+    class Clock(SystemClock):
+        now_s = 1000.0
+
+        def monotonic_s(self) -> float:
+            return self.now_s
+
+    clock = Clock()
+    opened = OpenTable(
+        compile_table(schema().collections["items"], schema().layouts["items"]), None
+    )
+
+    class Slow(Upkeep):
+        async def optimize(self) -> None:
+            clock.now_s += 3.0
+
+    upkeep = Slow(opened, LanceSettings(), clock)
+    upkeep.committed(20, 20)
+    assert upkeep.due(idle_s=0.25)
+    assert not upkeep.due(idle_s=0)
+    clock.now_s += 10  # nothing is known to be slow: a tenth of the commits is enough after a while
+    assert upkeep.due(idle_s=0)
+    asyncio.run(upkeep.run())
+    upkeep.committed(300, 300)
+    assert not upkeep.due(idle_s=9)  # most of the time belongs to writes
+    clock.now_s += 100
+    assert not upkeep.due(idle_s=0)
+    assert not upkeep.due(idle_s=0.25)
+    assert upkeep.due(idle_s=3.0)
+    upkeep.committed(1700, 300)
+    assert upkeep.due(idle_s=0)
 
 
 async def test_versions_are_kept_for_less_while_upkeep_comes_often(store: LanceStore) -> None:

@@ -26,6 +26,10 @@ _EARLY_PART: Final = 10
 not optimised for a while: searches should not have to wait for the rule."""
 _EARLY_SHARE: Final = 20.0
 """That while, in durations of the last optimisation."""
+_SHORT_S: Final = 0.3
+"""No write minds to wait for so long."""
+_QUIET_MAX_S: Final = 5.0
+_PATIENCE: Final = 20.0
 _FIRST_S: Final = 2.0
 _RETRY_S: Final = 30.0
 _KEPT_RUNS: Final = 10
@@ -47,6 +51,7 @@ class Upkeep:
         self.failures = 0
         self._not_before_s = 0.0
         self._early_s = clock.monotonic_s() + _FIRST_S
+        self._took_s = 0.0
         self._runs_s: deque[float] = deque(maxlen=_KEPT_RUNS)
 
     def committed(self, commits: int, rows: int) -> None:
@@ -54,15 +59,26 @@ class Upkeep:
         self.commits += commits
         self.rows += rows
 
-    def due(self, *, idle: bool) -> bool:
-        """True if the table should be optimised now."""
+    def due(self, *, idle_s: float) -> bool:
+        """True if the table should be optimised now.
+
+        Writes wait while it runs. So the longer the last run took, the longer nothing must have
+        been written before, and the more commits it takes where writes keep coming.
+
+        Args:
+            idle_s: for so long the writer has had nothing to do, 0 if it has.
+        """
         now_s = self._clock.monotonic_s()
         if now_s < self._not_before_s:
             return False
-        part = _EARLY_PART if idle or now_s >= self._early_s else 1
+        quiet = idle_s > 0 and idle_s >= min(self._took_s, _QUIET_MAX_S)
+        early = now_s >= self._early_s and self._took_s <= _SHORT_S
+        share = 1 / _EARLY_PART
+        if not quiet and not early:
+            share = min(max(1.0, self._took_s / _SHORT_S), _PATIENCE)
         return (
-            self.commits * part >= self._settings.optimize_commits
-            or self.rows * part >= self._settings.optimize_rows
+            self.commits >= self._settings.optimize_commits * share
+            or self.rows >= self._settings.optimize_rows * share
         )
 
     async def run(self) -> None:
@@ -78,8 +94,9 @@ class Upkeep:
         self.commits = self.rows = 0
         ended_s = self._clock.monotonic_s()
         self._runs_s.append(ended_s)
-        self._not_before_s = ended_s + _SHARE * (ended_s - started_s)
-        self._early_s = ended_s + _EARLY_SHARE * (ended_s - started_s) + _FIRST_S
+        self._took_s = ended_s - started_s
+        self._not_before_s = ended_s + _SHARE * self._took_s
+        self._early_s = ended_s + _EARLY_SHARE * self._took_s + _FIRST_S
 
     async def optimize(self) -> None:
         """Merge small files, bring the indexes up to date, remove versions nobody reads."""

@@ -104,12 +104,15 @@ class Writer:
         self._queue.refuse(Unavailable(f"The {self._store} store is closed.", where=self._store))
 
     async def _run(self) -> None:
+        idle_s = 0.0
         while True:
             try:
                 more = await self._queue.first(IDLE_S)
             except TimeoutError:
-                await self._tidy(idle=True)
+                idle_s += IDLE_S
+                await self._tidy(idle_s)
                 continue
+            idle_s = 0.0
             if not more:
                 return
             await self._queue.fill(self._settings.flush_rows, self._settings.flush_ms / 1000)
@@ -118,11 +121,11 @@ class Writer:
                 await self._work(jobs[0])
             elif jobs:
                 await self._write_safely(jobs)
-            await self._tidy(idle=False)
+            await self._tidy(idle_s)
 
-    async def _tidy(self, *, idle: bool) -> None:
+    async def _tidy(self, idle_s: float) -> None:
         for upkeep in self.upkeep.values():
-            if upkeep.due(idle=idle):
+            if upkeep.due(idle_s=idle_s):
                 await upkeep.run()
 
     async def _work(self, job: Job) -> None:
