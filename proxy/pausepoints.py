@@ -14,7 +14,7 @@ class PausePoint(Enum):
 
     AFTER_ADMISSION = "write: admitted, its keys not locked yet"
     BEFORE_INTENT_APPEND = "write: keys locked, nothing durable yet"
-    AFTER_INTENT_APPEND = "write: its intents are durable"
+    AFTER_INTENT_APPEND = "write: its intents are durable, if the phase needs any"
     AFTER_PRIMARY_WRITE = "write: the primary has answered or failed"
     AFTER_SECONDARY_WRITE = "write: the secondary has answered or failed"
     BEFORE_SETTLE = "write: both stores have, it is not settled"

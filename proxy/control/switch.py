@@ -14,6 +14,7 @@ from proxy.errors import CrossfadeError, Reason, Rejected, StaleEpoch, Unavailab
 from proxy.ledger.base import Ledger
 from proxy.ledger.types import Routing, unverified
 from proxy.model import DefaultKind, JsonValue
+from proxy.pausepoints import PausePoint, Reach, pass_by
 from proxy.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Switch:
 
     Args:
         drain: repairs what is dirty, now; handed in, because the copy rule lives elsewhere.
+        reach: called at the pause points of a step and of a swap.
     """
 
     def __init__(
@@ -62,15 +64,18 @@ class Switch:
         settings: SwitchSettings,
         *,
         drain: Callable[[], Awaitable[None]],
+        reach: Reach = pass_by,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._settings = settings
         self._drain = drain
+        self._reach = reach
 
     async def step(self, routing: Routing, target: Routing, order: Order) -> Switched:
         """Put `target` in force and wait until each live replica has acknowledged it."""
         changed = await self._change(routing, target, "phase", order)
+        await self._reach(PausePoint.AFTER_STEP)
         late = await self._wait_acknowledged(changed.epoch, self._settings.ack_timeout_s)
         message = f"Epoch {changed.epoch} is in force: phase {changed.phase.value}."
         if late:
@@ -89,9 +94,11 @@ class Switch:
         await self._drain_first()
         await allocator.align_sequences()
         await _carry_sequences(source, allocator)
+        await self._reach(PausePoint.BEFORE_HOLD)
         began_s = self._clock.monotonic_s()
         held = await self._hold(routing, order)
         try:
+            await self._reach(PausePoint.AFTER_HOLD)
             changed = await self._swap_held(held, target, order, allocator, source)
         except CrossfadeError as error:
             changed = await self._release(held, routing, order, error)
@@ -106,6 +113,7 @@ class Switch:
             await self._release(held, routing, order, error)
             raise
         stall_ms = self._since_ms(began_s)
+        await self._reach(PausePoint.AFTER_SWAP)
         await self._wait_acknowledged(changed.epoch, self._settings.ack_timeout_s)
         message = f"The {changed.primary} store is primary since epoch {changed.epoch}."
         return Switched(applied=True, routing=changed, message=message, stall_ms=stall_ms)
@@ -147,6 +155,7 @@ class Switch:
                 await _carry_sequences(source, allocator)
         except TimeoutError as error:
             raise Rejected(f"Ledger and stores did not answer within {limit_s:g} s.") from error
+        await self._reach(PausePoint.BEFORE_SWAP)
         while True:
             try:
                 # Never under a timeout: it would not be known whether it is in force.
@@ -181,6 +190,8 @@ class Switch:
         The answer to the hold or to the swap may have been lost: the routing that is returned
         tells what came of it.
         """
+
+        await self._reach(PausePoint.BEFORE_RELEASE)
 
         async def release() -> Routing:
             return await self._try_release(held, before, order, error)

@@ -53,6 +53,7 @@ from proxy.ledger.base import IntentLog
 from proxy.ledger.group_commit import AppendGroup, SettleQueue
 from proxy.ledger.types import Phase, Routing
 from proxy.model import CollectionSpec, Key, Write, WriteOp
+from proxy.pausepoints import PausePoint, Reach, pass_by
 from proxy.routing.member import Membership, Ticket
 from proxy.routing.phases import secondary_of, writes_both
 from proxy.stores.sides import Sides
@@ -73,6 +74,7 @@ class WriterParts:
         specs: the collections as clients see them; each store's schema has its own vectors.
         embedder: None if no collection has an embedding.
         embed_deadline_s: what any call to it may take.
+        reach: called at the pause points of a write.
     """
 
     sides: Sides
@@ -84,6 +86,7 @@ class WriterParts:
     specs: Mapping[str, CollectionSpec]
     embedder: Embedder | None = None
     embed_deadline_s: float = 30.0
+    reach: Reach = pass_by
 
 
 class DualWriter:
@@ -91,6 +94,7 @@ class DualWriter:
 
     def __init__(self, parts: WriterParts, settings: WriteSettings) -> None:
         self._parts = parts
+        self._reach = parts.reach
         self._settings = settings
         self._locks = KeyLocks()
         self._numbers = Numbers(deadline_s=settings.primary_deadline_s)
@@ -244,6 +248,7 @@ class DualWriter:
                 hint="Send them in two batches.",
             )
         ids = [(item.write.collection, item.write.key) for item in ready if item.write]
+        await self._reach(PausePoint.AFTER_ADMISSION)
         async with self._locks.hold(ids):
             decided = await self._decide_vectors(ready, submission, ticket)
             dual = await self._apply(decided, submission, ticket)
@@ -307,6 +312,7 @@ class DualWriter:
         if submission.given_up and not submission.begun:
             raise dropped()
         submission.begun = True
+        await self._reach(PausePoint.BEFORE_INTENT_APPEND)
         if dual or any(submission.idempotency_keys):
             try:
                 await self._append(items, ticket)
@@ -323,7 +329,9 @@ class DualWriter:
                     self._note_alone(items)
                 dual = False
         try:
+            await self._reach(PausePoint.AFTER_INTENT_APPEND)
             await self._write_stores(items, submission, ticket, dual=dual)
+            await self._reach(PausePoint.BEFORE_SETTLE)
         finally:
             self._settle(pending(items), ticket, dual=dual)
         return dual
@@ -450,6 +458,7 @@ class DualWriter:
             item.primary = refused_if_skipped(told, target)
             if may_be_ours(item):
                 await self._accept_resumed(item, target)
+        await self._reach(PausePoint.AFTER_PRIMARY_WRITE)
         await self._follower.correct(due, target, submission.made, deadline=self._deadline_s)
 
     async def _accept_resumed(self, item: Item, target: str) -> None:
@@ -487,3 +496,4 @@ class DualWriter:
                 item.secondary = next(told)
             else:
                 item.secondary = StoreAnswer(skipped=trouble) if trouble else UNCHANGED
+        await self._reach(PausePoint.AFTER_SECONDARY_WRITE)

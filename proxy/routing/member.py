@@ -13,6 +13,7 @@ from proxy.clock import Clock
 from proxy.errors import Corrupt, LeaseLost, Unavailable
 from proxy.ledger.base import RoutingLog
 from proxy.ledger.types import Routing
+from proxy.pausepoints import PausePoint, Reach, pass_by
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Membership:
     Args:
         drain: called before an acknowledgement, to settle what has ended and to tell what was
             written without the ledger.
+        reach: called at the pause point of an acknowledgement.
     """
 
     def __init__(
@@ -58,11 +60,13 @@ class Membership:
         settings: MemberSettings,
         *,
         drain: Callable[[], Awaitable[None]],
+        reach: Reach = pass_by,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._settings = settings
         self._drain = drain
+        self._reach = reach
         self._admitted: dict[int, int] = {}
         self._in_flight: dict[str, int] = {}
         self._former: set[str] = set()
@@ -192,6 +196,7 @@ class Membership:
         if self._acked_epoch == epoch or self._older_than(epoch):
             return
         await self._drain()
+        await self._reach(PausePoint.BEFORE_ACKNOWLEDGE)
         if not self._older_than(epoch):
             self._acked_epoch = epoch
             await self.refresh()

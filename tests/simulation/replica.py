@@ -99,6 +99,7 @@ class Replica:
                 ledger_down="refuse",
             ),
             drain=settler(self.settle, at.ledger, lambda: self.member, lambda: self.writer),
+            reach=at.points.reach,
         )
         specs = schemas()["old"].collections
         self.writer = DualWriter(
@@ -110,6 +111,7 @@ class Replica:
                 member=self.member,
                 clock=at.clock,
                 specs=specs,
+                reach=at.points.reach,
             ),
             settings,
         )
@@ -150,7 +152,13 @@ class Replica:
                 migration="simulated",
                 ledger=at.ledger,
                 sides=self.sides,
-                switch=Switch(at.ledger, at.clock, SWITCH, drain=build_drain(self.reconciler)),
+                switch=Switch(
+                    at.ledger,
+                    at.clock,
+                    SWITCH,
+                    drain=build_drain(self.reconciler),
+                    reach=at.points.reach,
+                ),
                 engines={"old": "memory", "new": "memory"},
                 judge=JudgeSettings(dirty_reads_max=READS.dirty_keys_max, dirty_swap_max=0),
                 gate=_open_gate,
