@@ -64,6 +64,11 @@ class Queue:
         """How many rows wait."""
         return self._rows
 
+    @property
+    def work_is_next(self) -> bool:
+        """True if the next job is work, which is done alone: there is nothing to gather."""
+        return bool(self._jobs) and self._jobs[0].work is not None
+
     async def ask(self, job: Job, *, deadline_s: float) -> Any:
         """Put a job in the queue and wait for its answer.
 

@@ -115,7 +115,8 @@ class Writer:
             idle_s = 0.0
             if not more:
                 return
-            await self._queue.fill(self._settings.flush_rows, self._settings.flush_ms / 1000)
+            if not self._queue.work_is_next:
+                await self._queue.fill(self._settings.flush_rows, self._settings.flush_ms / 1000)
             jobs = await self._queue.take(self._settings.flush_rows)
             if jobs and jobs[0].work is not None:
                 await self._work(jobs[0])
