@@ -18,7 +18,7 @@ from proxy.demo.processes import Child
 from proxy.errors import CrossfadeError
 from tests.bench.encoder import bundled_model
 from tests.bench.figures import Figure, Json, Results, below, faster, median
-from tests.bench.item_world import ItemWorld
+from tests.bench.item_world import ItemWorld, fill_old
 from tests.bench.item_writes import IN_FLIGHT, PART, in_flight
 from tests.bench.items import Text, item_id, texts
 from tests.bench.profiling import digest
@@ -27,7 +27,6 @@ from tests.bench.world import (
     Serving,
     World,
     client_of,
-    execute,
     peak_mib,
     serving,
     to_phase,
@@ -133,7 +132,7 @@ class Inserts:
 
 async def measure(items: ItemWorld, sizes: Sizes, results: Results) -> None:
     """Start a proxy with the model, write texts through it in turns with the model alone."""
-    execute(items.world.dsns.old, "TRUNCATE work_items")
+    fill_old(items.world.dsns.old, 0)
     world = items.stage("texts", embedding=True)
     starts = []
     for _ in range(sizes.rounds - 1):

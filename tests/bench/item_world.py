@@ -64,6 +64,7 @@ class ItemWorld:
             "new": {"engine": "lancedb", "uri": str(self.folder(name))},
             "ledger": {"dsn": self.world.dsns.ledger},
             "shadow": {"sample": 0.0},
+            "embedder": {"deadline_s": 300.0},  # a busy machine is slow, and that is no error
             "telemetry": {"log_level": "warning"},
         }
         if not embedding:
