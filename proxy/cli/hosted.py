@@ -59,13 +59,14 @@ async def reconciling_proxy(config: Config) -> Target | None:
 
     settings = config.settings
     target = target_of(settings.listen)
-    if target is None or not in_proxy(settings.reconcile, make_parts(config).stores.values()):
+    # Asked first: engines are loaded only where there is somebody to ask.
+    migration = await _served(target) if target is not None else None
+    if migration is None or not in_proxy(settings.reconcile, make_parts(config).stores.values()):
         return None
-    migration = await _served(target)
-    if migration in (None, settings.migration):
-        return target if migration else None
+    if migration == settings.migration:
+        return target
     raise Rejected(
-        f"The proxy at {target.address} serves {migration}, not {settings.migration}.",
+        f"The proxy at {settings.listen.address} serves {migration}, not {settings.migration}.",
         reason=Reason.FAILED_PRECONDITION,
         hint="Correct listen.address, or migration, in the configuration.",
     )

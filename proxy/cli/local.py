@@ -75,8 +75,15 @@ async def reconciler(
     from proxy.server.reconciling import owner_name
     from reconcile.jobs import Reconciler, Tools
 
-    parts = make_parts(config)
     async with AsyncExitStack() as stack:
+        tools = tools or Tools()
+        if embed and makes_vectors(config):
+            # Before any engine is loaded: some of them do not like to see a process begun.
+            embedder = await open_embedder(config, SystemClock())
+            if embedder is not None:
+                stack.push_async_callback(embedder.close)
+                tools = replace(tools, embedder=embedder)
+        parts = make_parts(config)
         stack.push_async_callback(parts.ledger.close)
         await parts.ledger.open()
         for store in parts.stores.values():
@@ -85,12 +92,6 @@ async def reconciler(
         stores = parts.stores
         if wrap is not None:
             stores = {name: wrap(store) for name, store in stores.items()}
-        tools = tools or Tools()
-        if embed and makes_vectors(config):
-            embedder = await open_embedder(config, SystemClock())
-            if embedder is not None:
-                stack.push_async_callback(embedder.close)
-                tools = replace(tools, embedder=embedder)
         yield Reconciler(
             stores, parts.ledger, config.settings.reconcile, owner=owner_name(), tools=tools
         )

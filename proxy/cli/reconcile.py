@@ -69,11 +69,12 @@ async def _serve_alone(config: Config, metrics_address: str, output: Output) -> 
     from proxy.cli.hosted import reconciling_proxy, refuse_beside
     from proxy.cli.local import make_parts
 
-    stores = make_parts(config).stores.values()
-    alone = [store.name for store in stores if store.capabilities.single_writer]
-    target = await reconciling_proxy(config) if alone else None
+    target = await reconciling_proxy(config)
     if target is not None:
-        raise refuse_beside(target, alone)
+        stores = make_parts(config).stores.values()
+        alone = [store.name for store in stores if store.capabilities.single_writer]
+        if alone:
+            raise refuse_beside(target, alone)
     await _serve(config, metrics_address, output)
 
 

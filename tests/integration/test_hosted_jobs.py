@@ -115,7 +115,7 @@ def test_backfill_verify_and_repair_run_in_the_proxy(site: Site) -> None:
 
 
 def test_ctrl_c_pauses_the_job_and_the_same_command_goes_on(site: Site) -> None:
-    slow = site.command("backfill", "--rows-per-s", "40", "--json")
+    slow = site.command("backfill", "--rows-per-s", "5", "--json")
     with subprocess.Popen(
         slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
