@@ -201,17 +201,22 @@ class Searcher:
         await self._ask("search_text", app.search_meaning, self.rng.choice(self.questions))
 
     async def _by_both(self) -> None:
-        await self._ask("search_hybrid", app.search_both, self.rng.choice(self.questions))
+        """Ask a question, or for two words that some items have."""
+        asked = self._two_words() if self.rng.random() < 0.5 else ""
+        await self._ask("search_hybrid", app.search_both, asked or self.rng.choice(self.questions))
 
     async def _by_words(self) -> None:
         """Search for two words of a title: the item itself is among those that have them."""
-        words = str(self.rng.choice(self.quiet).fields["title"]).split()
-        words = sorted({word for word in words if _WORD.match(word)})
-        if words:
-            asked = " ".join(self.rng.sample(words, min(2, len(words))))
+        if asked := self._two_words():
             found = await self._ask("search_keyword", app.search_words, asked, whole=True)
             if found is not None and not found:
                 self.traffic.break_promise(f"nothing has the words {asked!r}, which were stored")
+
+    def _two_words(self) -> str:
+        """Return two words of the title of an item that nobody writes, "" if it has not two."""
+        title = str(self.rng.choice(self.quiet).fields["title"]).split()
+        words = sorted({word for word in title if _WORD.match(word)})
+        return " ".join(self.rng.sample(words, 2)) if len(words) > 1 else ""
 
     async def _for_itself(self) -> None:
         """Search for the very text of an item: nothing is nearer than an item with that text."""

@@ -65,7 +65,7 @@ def _pace(options: DemoOptions) -> Pace:
         live_documents=1_000,
         writes_per_s=20.0,
         reads_per_s=8.0,
-        searches_per_s=8.0,
+        searches_per_s=6.0,
     )
 
 
