@@ -229,6 +229,23 @@ async def test_a_parent_with_children_stays(store: Store) -> None:
     assert await outcomes(store, delete("sources", source().key)) == [Applied.NOT_FOUND]
 
 
+async def test_a_child_that_moved_away_does_not_keep_its_old_parent(store: Store) -> None:
+    def job(number: int, parent: int) -> Write:
+        fields: dict[str, Value] = {"crate_config_id": parent, "status": "pending"}
+        return Write(op=WriteOp.UPSERT, collection="population_jobs", key=(number,), fields=fields)
+
+    def config(number: int) -> Write:
+        fields: dict[str, Value] = {"name": f"c{number}", "created_at": WHEN, "updated_at": WHEN}
+        return Write(op=WriteOp.UPSERT, collection="crate_configs", key=(number,), fields=fields)
+
+    assert await outcomes(store, config(1), config(2), job(1, 1)) == [Applied.DONE] * 3
+    batch = [delete("crate_configs", (1,)), job(1, 2), delete("crate_configs", (1,))]
+    assert await outcomes(store, *batch, delete("crate_configs", (2,))) == [
+        *(Applied.HAS_CHILDREN, Applied.DONE, Applied.DONE, Applied.HAS_CHILDREN),
+    ]
+    assert await outcomes(store, job(1, 1)) == [Applied.PARENT_MISSING]
+
+
 async def test_children_and_then_their_parent_go_in_one_atomic_batch(store: Store) -> None:
     children = [document(f"p/{n}", number=n + 1) for n in range(3)]
     await apply(store, source(), *children)

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import lancedb
 import pytest
 
 from proxy.clock import SystemClock
@@ -138,6 +139,21 @@ async def test_an_older_table_is_searched_by_a_scan_until_its_index_is_built(
     assert await found(packed, ask("beta red")) == ["x"]
     await packed.close()
     await store.close()
+
+
+async def test_a_table_left_half_made_is_finished_when_it_is_opened(tmp_path: Path) -> None:
+    store = lance(tmp_path, data=with_words("english", "title"))
+    await store.open()
+    schema_made = store.database.table("items").table.schema
+    await store.close()
+    database = await lancedb.connect_async(str(tmp_path))
+    await database.drop_table("item")
+    await database.create_table("item", schema=schema_made)
+    await store.open()
+    assert await is_indexed(store.database.table("items"), KeywordSpec(fields=("title",)))
+    await store.close()
+    with pytest.raises(ValueError, match="already set"):
+        await (await database.open_table("item")).set_unenforced_primary_key("id")
 
 
 @pytest.mark.parametrize("text", ["\0", "\ud800", "(" * 5000, "a:b^2~*", "x" * 50_000, "+-|&!"])

@@ -117,20 +117,20 @@ class Database:
         """Return a handle of the table, making it if that is asked for; None: it is not there."""
         async with reading(self.store, table.name, _OPEN_DEADLINE_S):
             try:
-                return await self._connection.open_table(table.name)
+                handle = await self._connection.open_table(table.name)
             except ValueError as error:
                 if not _ABSENT.search(str(error)):
                     raise
-            if self._blank is not None:
-                return await self._blank.create_table(
-                    table.name, schema=table.schema, exist_ok=True
-                )
-            if not create:
-                return None
-            handle = await self._connection.create_table(table.name, schema=table.schema)
-            if len(table.key_columns) == 1:  # LanceDB knows no key of several columns
-                await handle.set_unenforced_primary_key(table.key_columns[0].name)
-            await build_word_indexes(OpenTable(table, handle))
+                if self._blank is not None:
+                    return await self._blank.create_table(
+                        table.name, schema=table.schema, exist_ok=True
+                    )
+                if not create:
+                    return None
+                handle = await self._connection.create_table(table.name, schema=table.schema)
+            # A process that was killed between these steps left an empty table.
+            if create and not await handle.count_rows():
+                await _finish(table, handle)
             return handle
 
     async def check(self) -> list[StoreProblem]:
@@ -176,6 +176,7 @@ class Database:
         """Hold the table as it is now: a handle that no later write changes."""
         opened = self.table(collection)
         opened.held += 1
+        handle: Any = None
         try:
             async with reading(self.store, collection, deadline_s):
                 version = await opened.handle.version()
@@ -184,6 +185,8 @@ class Database:
             yield handle
         finally:
             opened.held -= 1
+            if handle is not None:
+                handle.close()
 
     async def _handle(self, table: Table) -> Any:
         """Return a new handle of a table that was opened before."""
@@ -206,3 +209,15 @@ class Database:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+async def _finish(table: Table, handle: Any) -> None:
+    """Give a new table its key and its indexes of words."""
+    columns = table.key_columns
+    schema = await handle.schema()
+    if table_problems("", table, schema):
+        return
+    # LanceDB knows no key of several columns.
+    if len(columns) == 1 and not schema.field(columns[0].name).metadata:
+        await handle.set_unenforced_primary_key(columns[0].name)
+    await build_word_indexes(OpenTable(table, handle))

@@ -180,8 +180,8 @@ class Resolver:
 
     def _has_children(self, place: Place) -> bool:
         stored = self._known.children.get(place, ())
-        if any(self._states.get(child, True) is not None for child in stored):
-            return True
+        if any(child not in self._states for child in stored):
+            return True  # the group leaves this one where it is
         return any(
             state is not None and self._is_child(child, state, place)
             for child, state in self._states.items()
