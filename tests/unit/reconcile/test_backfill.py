@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from proxy.config.settings import ReconcileSettings
 from proxy.errors import Reason, Rejected, Unavailable
 from proxy.ledger.types import JobKind, JobState, Phase
 from proxy.model import WriteOp
@@ -396,4 +398,19 @@ async def test_two_workers_never_have_more_than_two_batches_open() -> None:
     job = await rig.reconciler(workers=2).run_once(JobKind.BACKFILL, {})
     assert job.state is JobState.DONE, job.error
     assert most == 2
+    assert await rig.differing() == []
+
+
+@pytest.mark.parametrize(("params", "larger"), [({}, True), ({"batch_rows": 10}, False)])
+async def test_loads_are_as_large_as_the_secondary_says_unless_the_job_says_otherwise(
+    params: dict[str, int], larger: bool
+) -> None:
+    rig = await Rig().start()
+    rig.settings = ReconcileSettings(batch_rows=10, range_rows=1000, workers=1)
+    rig.new.capabilities = replace(rig.new.capabilities, bulk_rows=200)
+    await rig.fill(300)
+    job = await rig.run(JobKind.BACKFILL, **params)
+    assert job.state is JobState.DONE, job.error
+    largest = max(seen.rows for seen in rig.watcher.batches if seen.collection == "documents")
+    assert (largest > 10) is larger
     assert await rig.differing() == []
