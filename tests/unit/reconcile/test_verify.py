@@ -129,10 +129,10 @@ async def test_a_write_in_flight_is_looked_at_again_until_it_is_settled(rig: Rig
     looks = 0
     abandon = rig.ledger.abandon_copy
 
-    async def land(snapshot: Any) -> None:
+    async def land(snapshot: Any, **given: Any) -> None:
         nonlocal looks
         looks += 1
-        await abandon(snapshot)
+        await abandon(snapshot, **given)
         if looks == 2:
             await rig.put(write, on="new")
             await rig.end_write(intent)
