@@ -71,12 +71,14 @@ class Database:
             raise Unavailable(
                 f"The {self.store} store has no folder {self.folder.path}.", where=self.store
             )
+        bound_heaps()
         try:
             async with reading(self.store, "the database", _OPEN_DEADLINE_S):
                 if self.place.look_ahead:
                     self._blank = await lancedb.connect_async(_IN_MEMORY)
                 self._connection = await lancedb.connect_async(
                     self.folder.uri if self._is_there() else _IN_MEMORY,
+                    session=bounded_session(),
                     storage_options=dict(self.place.settings.storage_options) or None,
                     read_consistency_interval=timedelta(0) if self.place.read_only else None,
                 )
