@@ -63,6 +63,9 @@ def _pace(options: DemoOptions) -> Pace:
         pace_of(options),
         documents=10_000,
         live_documents=1_000,
+        # Another kind of engine: sooner with a text's meaning, later with words and lists. What its
+        # users ask for, a p95 below 100 ms, is in the report.
+        latency_ratio_max=5.0,
         writes_per_s=20.0,
         reads_per_s=8.0,
         searches_per_s=6.0,
