@@ -18,6 +18,7 @@ from proxy.stores.lancedb.checks import layout_problems, table_problems
 from proxy.stores.lancedb.errors import reading
 from proxy.stores.lancedb.folder import Folder, WriterLock, locate
 from proxy.stores.lancedb.indexes import build_word_indexes
+from proxy.stores.lancedb.memory import bound_heaps, bounded_session
 from proxy.stores.lancedb.table import OpenTable, Table, compile_table
 
 _OPEN_DEADLINE_S: Final = 30.0
