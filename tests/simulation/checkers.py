@@ -28,6 +28,7 @@ class Ended:
     Attributes:
         final: the store that is primary at the end, by key, read when nothing moved any more.
         findings: what was found while the run went on.
+        declared_live: what verify named while nothing was damaged, beside live traffic.
         damaged, declared: what was damaged on purpose and what verify named, as {key: kind}.
     """
 
@@ -38,6 +39,7 @@ class Ended:
     other: dict[Key, str] = field(default_factory=dict)
     rolled_back: bool = False
     quiet: str = ""
+    declared_live: Mapping[Key, str] = field(default_factory=dict)
     damaged: Mapping[Key, str] | None = None
     declared: Mapping[Key, str] | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -259,6 +261,8 @@ class VerifyExact:
 
     def check(self, ended: Ended) -> Iterator[str]:
         """Compare what was damaged with what was declared."""
+        for key, kind in ended.declared_live.items():
+            yield f"{key[0]} was said to be {kind} while it was only being written"
         if ended.damaged is None or ended.declared is None:
             return
         for key in {**ended.damaged, **ended.declared}:

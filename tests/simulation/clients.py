@@ -34,8 +34,7 @@ class Client:
     async def run(self, writes: int) -> None:
         """Write so often, reading in between."""
         for _ in range(writes):
-            if self._rng.random() < 0.5:
-                await self._world.clock.sleep(self._rng.random() * 0.6)
+            await self._world.clock.sleep(self._rng.random() * 2 * self._world.plan.pace_s)
             key = self._rng.choice(self._keys)
             await self._write(key)
             for _ in range(self._rng.choice((0, 1, 1, 2))):
@@ -99,7 +98,7 @@ class Client:
 
     async def _read(self, key: Key) -> None:
         replica = await self._ask()
-        deadline_s = self._rng.choice((1.0, 3.0))
+        deadline_s = self._rng.choice((1.0, 3.0, 8.0))
         context = _context(self._rng.choice((self._name, "tenant")), deadline_s)
         keys = [key]
         if self._rng.random() < 0.2:

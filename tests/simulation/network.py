@@ -59,12 +59,14 @@ class Network:
     Attributes:
         weather: by server ("old", "new", "ledger").
         down: servers that do not answer at all for now.
+        cut: (process, server) that cannot reach each other for now.
     """
 
     loop: SimLoop
     rng: random.Random
     weather: dict[str, Weather]
     down: set[str] = field(default_factory=set)
+    cut: set[tuple[str, str]] = field(default_factory=set)
     over: bool = False
     digest: int = 0
     trace: list[str] | None = None
@@ -81,6 +83,7 @@ class Network:
         """No more trouble from here on."""
         self.weather = dict.fromkeys(self.weather, CALM)
         self.down.clear()
+        self.cut.clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,10 @@ class Link:
         self._late_s = late_s
         self._server_side = contextvars.Context()
 
+    def cut_off(self, server: str) -> bool:
+        """True while this process cannot reach a server."""
+        return server in self.network.down or (self._owner, server) in self.network.cut
+
     async def call(self, call: Call) -> Any:
         """Make a call and wait for its answer.
 
@@ -129,7 +136,7 @@ class Link:
             raise Unavailable("the run is over", where=call.server)
         loop, rng, weather = network.loop, network.rng, network.weather[call.server]
         draw = rng.random
-        if call.server in network.down or draw() < weather.unreachable:
+        if self.cut_off(call.server) or draw() < weather.unreachable:
             await asyncio.sleep(weather.delay_s * draw())
             raise Unavailable("connection refused", where=call.server)
         if call.writing and draw() < weather.refused:
@@ -138,7 +145,8 @@ class Link:
         reply: asyncio.Future[Any] = loop.create_future()
         ends_s = loop.time() + call.deadline_s
         way_s = weather.delay_s * draw()
-        if draw() < weather.slow:
+        broken = draw() < weather.reset
+        if draw() < weather.slow or (broken and draw() < 0.5):
             way_s = draw() * (call.deadline_s + self._late_s)
         last_s = way_s
         if call.what == "apply" and draw() < weather.twice:
@@ -152,7 +160,7 @@ class Link:
             again_s=last_s - way_s,
         )
         loop.call_later(way_s, self._land, sent, context=self._server_side)
-        if draw() < weather.reset:
+        if broken:
             least_s = max(0.0, last_s - self._late_s)
             most_s = max(least_s, min(call.deadline_s, last_s + weather.delay_s))
             patience_s = least_s + draw() * (most_s - least_s)
@@ -383,6 +391,8 @@ class SimLedger:
                 await asyncio.sleep(network.weather["ledger"].delay_s * network.rng.random())
         except TimeoutError:
             return
+        if self._link.cut_off("ledger"):
+            await asyncio.sleep(timeout_s)
 
 
 def owner() -> str:

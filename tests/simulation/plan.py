@@ -20,7 +20,9 @@ class Plan:
         start: the phase it begins in; the stores are equal there unless it is old_only or
             dual_write.
         walks: the operator moves through the phases.
-        outages, stops, kills: how many of each are spread over the run.
+        pace_s: about how long a client rests between two writes.
+        outages, cuts, stops, kills: how many of each are spread over the run; a cut parts one
+            replica from the ledger.
         ends: what happens at the end: "as it is" or "rollback" to old_only.
     """
 
@@ -28,6 +30,7 @@ class Plan:
     clients: int
     writes_each: int
     keys: int
+    pace_s: float
     start: Phase
     percent: float
     weather: dict[str, Weather]
@@ -36,6 +39,7 @@ class Plan:
     walks: bool
     forward: float
     outages: int
+    cuts: int
     stops: int
     kills: int
     ack: str
@@ -51,9 +55,10 @@ def make_plan(seed: int) -> Plan:
     rough = rng.random() < 0.8
     return Plan(
         replicas=rng.randint(2, 4),
-        clients=rng.randint(3, 5),
-        writes_each=rng.randint(10, 18),
-        keys=rng.choice((2, 4, 6, 8)),
+        clients=rng.randint(2, 4),
+        writes_each=rng.randint(6, 14),
+        keys=rng.choice((1, 2, 3, 6)),
+        pace_s=rng.choice((0.02, 0.1, 0.5)),
         start=start,
         percent=rng.choice((30.0, 70.0, 100.0)) if start is Phase.RAMP else 100.0,
         weather={name: _weather(rng) if rough else CALM for name in SERVERS},
@@ -62,6 +67,7 @@ def make_plan(seed: int) -> Plan:
         walks=rng.random() < 0.75,
         forward=rng.choice((0.5, 0.8, 0.95)),
         outages=rng.choice((0, 0, 1, 2)) if rough else 0,
+        cuts=rng.choice((0, 0, 1)) if rough else 0,
         stops=rng.choice((0, 1, 1, 2)) if rough else 0,
         kills=rng.choice((0, 0, 1, 2)) if rough else 0,
         ack=rng.choice(("both", "both", "primary")),

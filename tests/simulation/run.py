@@ -14,10 +14,11 @@ from unittest import mock
 
 from proxy.ledger.types import JobKind, Phase, Routing
 from proxy.model import Key, Write, WriteOp
+from tests.simulation.bugs import Bug, planted
 from tests.simulation.checkers import Ended, Finding, check_all
 from tests.simulation.clients import Client
 from tests.simulation.loop import START_S, SimLoop, Stuck
-from tests.simulation.network import _drive
+from tests.simulation.network import LATE_S, _drive
 from tests.simulation.plan import Plan, make_plan
 from tests.simulation.points import Reached
 from tests.simulation.schema import COLLECTION
@@ -25,7 +26,7 @@ from tests.simulation.staff import Fate, Operator
 from tests.simulation.watch import FILLED, contents
 from tests.simulation.world import World
 
-TROUBLE_S = 14.0
+TROUBLE_S = 8.0
 QUIET_S = 60.0
 _RETRIES = 12
 
@@ -43,11 +44,13 @@ class Verdict:
     trace: list[str] = field(default_factory=list)
 
 
-def run_seed(seed: int, *, trace: bool = False, plan: Plan | None = None) -> Verdict:
+def run_seed(
+    seed: int, *, trace: bool = False, plan: Plan | None = None, bug: Bug | None = None
+) -> Verdict:
     """Run a seed; the same seed does the same again, callback by callback."""
     loop = SimLoop(random.Random(f"{seed}/loop"))
     reached = Reached()
-    with _deterministic(seed, loop):
+    with _deterministic(seed, loop), planted(bug):
         world = World(seed, plan or make_plan(seed), loop, reached)
         if trace:
             world.network.trace = []
@@ -85,6 +88,8 @@ def _deterministic(seed: int, loop: SimLoop) -> Iterator[None]:
         with (
             mock.patch("proxy.routing.member.uuid.uuid4", name),
             mock.patch("proxy.read_path.time.perf_counter", loop.time),
+            # Polling costs the simulation more than everything that happens.
+            mock.patch("proxy.server.housekeeping._HOLD_POLL_S", 0.5),
         ):
             yield
     finally:
@@ -176,7 +181,7 @@ async def _conclude(world: World, operator: Operator, ended: Ended) -> None:
 
 async def _retried(operator: Operator, kind: JobKind, **params: bool) -> int | None:
     for _ in range(3):
-        number = await operator.job(kind, patience_s=QUIET_S, **params)
+        number = await operator.job(kind, patience_s=QUIET_S, insist=True, **params)
         if number is not None:
             return number
     return None
@@ -202,7 +207,7 @@ async def _quiet(world: World) -> str:
         unsettled = sum(item.settled_xid is None for item in state.intents.values())
         single = state.routing.phase in (Phase.OLD_ONLY, Phase.NEW_ONLY)
         if not unsettled and (single or not state.dirty) and not state.routing.hold:
-            await asyncio.sleep(3.0)  # what was given up lands by now, or never
+            await asyncio.sleep(LATE_S + 0.1)  # what was given up lands by now, or never
             return ""
     return (
         f"no quiet within {QUIET_S:g} s: {unsettled} unsettled, {len(state.dirty)} dirty,"
@@ -229,6 +234,7 @@ async def _damage(world: World, operator: Operator, ended: Ended, side: str) -> 
         writes.append(_record((f"stray{at}",), "stray"))
     _drive(store.apply(writes, atomic=False, deadline_s=1.0))
     world.watch.ignore()
+    ended.declared_live = world.watch.declared_live()
     job = await _retried(operator, JobKind.VERIFY)
     if job is None:
         ended.findings.append(

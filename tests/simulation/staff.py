@@ -51,6 +51,8 @@ class Operator:
         if not ahead:
             await self._traffic(self._rng.choice((20.0, 60.0, 100.0)))
             return
+        if ahead[0] is Phase.DUAL_WRITE:
+            self._world.loop.spawn("", self._hasty_backfill(), "hasty backfill")
         change = await self.step(ahead[0])
         if change is None or change.applied or not self.going:
             return
@@ -61,12 +63,19 @@ class Operator:
             await self.job(JobKind.REPAIR)
             await self.job(JobKind.VERIFY)
 
+    async def _hasty_backfill(self) -> None:
+        """Ask for a backfill as soon as dual writing is in force, whoever follows yet."""
+        state = self._world.ledger.state
+        for _ in range(60):
+            if state.routing.phase is Phase.DUAL_WRITE:
+                await self.job(JobKind.BACKFILL)
+                return
+            await self._world.clock.sleep(0.02)
+
     async def _back(self) -> None:
         phase = self._world.ledger.state.routing.phase
         behind = [
-            target
-            for target in allowed_targets(phase)
-            if ORDER.index(target) < ORDER.index(phase) and target is not Phase.OLD_ONLY
+            target for target in allowed_targets(phase) if ORDER.index(target) < ORDER.index(phase)
         ]
         if behind:
             await self.step(self._rng.choice(behind))
@@ -99,13 +108,18 @@ class Operator:
             return None
 
     async def job(
-        self, kind: JobKind, patience_s: float = _JOB_PATIENCE_S, **params: bool
+        self,
+        kind: JobKind,
+        patience_s: float = _JOB_PATIENCE_S,
+        *,
+        insist: bool = False,
+        **params: bool,
     ) -> int | None:
         """Ask for a job and wait for its end; return its number if it ended well."""
         world = self._world
         job = await world.ledger.create_job(kind, dict(params))
         ends_s = world.clock.monotonic_s() + patience_s
-        while world.clock.monotonic_s() < ends_s:
+        while world.clock.monotonic_s() < ends_s and (self.going or insist):
             await world.clock.sleep(_POLL_S)
             state = world.ledger.state.jobs[job.job_id].state
             if state is JobState.DONE:
@@ -126,7 +140,7 @@ class Fate:
         """Do what the plan says within a time."""
         world, plan, rng = self._world, self._world.plan, self._rng
         blows = [self._outage] * plan.outages + [self._stop] * plan.stops
-        blows += [self._kill] * plan.kills
+        blows += [self._kill] * plan.kills + [self._cut] * plan.cuts
         rng.shuffle(blows)
         moments = sorted(rng.random() * length_s for _ in blows)
         begun_s = world.clock.monotonic_s()
@@ -144,6 +158,21 @@ class Fate:
         await world.clock.sleep(self._rng.choice((0.3, 1.5, 7.0)) * self._rng.random())
         world.network.down.discard(server)
         world.network.note(f"{server} is up")
+
+    async def _cut(self) -> None:
+        """Part one replica from the ledger, perhaps for longer than its lease."""
+        world = self._world
+        name = self._rng.choice([*world.names, world.reconciling])
+        world.network.note(f"{name} is cut off")
+        world.network.cut.add((name, "ledger"))
+        length_s = self._rng.choice((1.0, 9.0)) * (0.5 + self._rng.random())
+
+        async def mend() -> None:
+            await world.clock.sleep(length_s)
+            world.network.cut.discard((name, "ledger"))
+            world.network.note(f"{name} is back")
+
+        world.loop.spawn("", mend(), "mend")
 
     async def _stop(self) -> None:
         names = [*self._world.names, self._world.reconciling]

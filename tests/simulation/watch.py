@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from proxy.control.evidence import flag_number
 from proxy.ledger.memory import MemoryLedger
+from proxy.ledger.memory_state import MemoryState
 from proxy.ledger.types import JobKind, JobState, Phase, Routing
 from proxy.model import Key
 from proxy.stores.memory import MemoryStore
@@ -23,6 +24,41 @@ def contents(store: MemoryStore) -> dict[Key, str]:
     return {key: f"{record.fields.get('body')}" for key, record in records.items()}
 
 
+def filled(state: MemoryState) -> bool:
+    """True if the secondary must hold everything that is not dirty or in flight."""
+    phase = state.routing.phase
+    if phase in FILLED:
+        return True
+    since = flag_number(state.flags, "dual_write", "epoch")
+    return phase is Phase.DUAL_WRITE and any(
+        job.kind is JobKind.BACKFILL and job.state is JobState.DONE and job.epoch >= since
+        for job in state.jobs.values()
+    )
+
+
+class VerifyWatch:
+    """Notes which verifies began when nothing could differ but what was being written."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._state = ledger.state
+        self._sound: dict[int, bool] = {}
+
+    def look(self) -> None:
+        """Note a verify that is new."""
+        for number, job in self._state.jobs.items():
+            if job.kind is JobKind.VERIFY and number not in self._sound:
+                self._sound[number] = filled(self._state)
+
+    def declared(self) -> dict[Key, str]:
+        """Return what such verifies have declared."""
+        return {
+            item.key: item.kind
+            for number, sound in self._sound.items()
+            if sound
+            for item in self._state.differences[number].values()
+        }
+
+
 class FenceWatch:
     """A key whose two stores differ is dirty or in flight, or a read could see the wrong side."""
 
@@ -35,7 +71,7 @@ class FenceWatch:
 
     def look(self) -> Iterator[str]:
         """Yield keys that differ silently, each once."""
-        if self._state.routing.phase not in FILLED:
+        if not filled(self._state):
             return
         old, new = contents(self._stores["old"]), contents(self._stores["new"])
         if old == new:
@@ -123,12 +159,17 @@ class Watch:
 
     def __init__(self, stores: dict[str, MemoryStore], ledger: MemoryLedger) -> None:
         self._watchers = (FenceWatch(stores, ledger), StepWatch(stores, ledger))
+        self._verifies = VerifyWatch(ledger)
         self._watching = True
         self.findings: list[Finding] = []
 
     def begin(self) -> None:
         """Take the routing of now for given."""
         self._watchers[1].begin()
+
+    def declared_live(self) -> dict[Key, str]:
+        """Return what verify has declared while nothing was damaged."""
+        return self._verifies.declared()
 
     def ignore(self) -> None:
         """The stores are being damaged on purpose from now on."""
@@ -138,6 +179,7 @@ class Watch:
         """Look now."""
         if not self._watching:
             return
+        self._verifies.look()
         for watcher in self._watchers:
             for text in watcher.look():
                 if len(self.findings) < FOUND_MAX:

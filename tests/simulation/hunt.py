@@ -1,0 +1,69 @@
+"""Hunt planted bugs: run seeds with a bug until a checker notices it, and make a table of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tests.simulation.bugs import BUGS, Bug
+from tests.simulation.run import run_seed
+
+SEEDS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hunted:
+    """How a planted bug was caught: by which checker, at which seed, after how many.
+
+    `checker` is "" if it was not.
+    """
+
+    bug: str
+    checker: str = ""
+    text: str = ""
+    seed: int = -1
+    seeds: int = 0
+
+
+def hunt(bug: Bug, *, first: int = 0, seeds_max: int = SEEDS_MAX) -> Hunted:
+    """Run seeds with a bug until one fails."""
+    for count, seed in enumerate(range(first, first + seeds_max), start=1):
+        try:
+            found = run_seed(seed, bug=bug).findings
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # a crash is noticed
+            return Hunted(bug=bug.name, checker="the run", text=repr(error), seed=seed, seeds=count)
+        if found:
+            return Hunted(
+                bug=bug.name,
+                checker=found[0].checker,
+                text=found[0].text,
+                seed=seed,
+                seeds=count,
+            )
+    return Hunted(bug=bug.name, seeds=seeds_max)
+
+
+def hunt_named(name: str, first: int = 0, seeds_max: int = SEEDS_MAX) -> Hunted:
+    """Hunt a bug by its name (a process of a pool gets no functions)."""
+    (bug,) = (item for item in BUGS if item.name == name)
+    return hunt(bug, first=first, seeds_max=seeds_max)
+
+
+def table(hunted: Iterable[Hunted]) -> str:
+    """Return the table of what was caught by whom."""
+    rows = [("planted bug", "caught by", "seeds", "e.g.")]
+    rows += [
+        (
+            item.bug,
+            item.checker or "NOBODY",
+            str(item.seeds),
+            f"seed {item.seed}" if item.checker else "",
+        )
+        for item in hunted
+    ]
+    widths = [max(len(row[at]) for row in rows) for at in range(3)]
+    return "\n".join(
+        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}"
+        for row in rows
+    )
