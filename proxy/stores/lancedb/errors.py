@@ -14,9 +14,24 @@ from proxy.errors import Ambiguous, Corrupt, CrossfadeError, Unavailable
 FOREIGN: Final = (RuntimeError, ValueError, OSError, TypeError, pa.ArrowException)
 """LanceDB raises builtins; which of them is nothing to rely on."""
 
+_PANICS: Final = "pyo3"
+
 _NOT_APPLIED: Final = ("commit conflict", "too many concurrent writers", "incompatible transaction")
 _SPACE: Final = ("no space left", "permission denied", "read-only file system")
 _BROKEN: Final = ("schema error", "no field named", "corrupt", "invalid input")
+
+
+def is_foreign(error: BaseException) -> bool:
+    """True if it is an error of LanceDB, or a panic of its Rust code.
+
+    The classes of panics cannot be imported, and one of them is not even an Exception.
+    """
+    return isinstance(error, FOREIGN) or type(error).__module__.startswith(_PANICS)
+
+
+def is_failure(error: BaseException) -> bool:
+    """True if something failed, ours or LanceDB's; False if somebody wants an end (a cancel)."""
+    return isinstance(error, Exception) or is_foreign(error)
 
 
 def translate(error: BaseException, *, store: str, writing: bool, what: str) -> CrossfadeError:
@@ -53,5 +68,7 @@ async def reading(store: str, what: str, deadline_s: float) -> AsyncIterator[Non
         raise Unavailable(
             f"The {store} store did not answer for {what} within {deadline_s:g} s.", where=store
         ) from error
-    except FOREIGN as error:
+    except BaseException as error:
+        if not is_foreign(error):
+            raise
         raise translate(error, store=store, writing=False, what=what) from error

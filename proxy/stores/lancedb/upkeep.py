@@ -13,7 +13,7 @@ from typing import Final
 
 from proxy.clock import Clock
 from proxy.config.settings import LanceSettings
-from proxy.stores.lancedb.errors import FOREIGN
+from proxy.stores.lancedb.errors import is_failure, is_foreign
 from proxy.stores.lancedb.table import OpenTable
 
 IDLE_S: Final = 0.25
@@ -86,10 +86,13 @@ class Upkeep:
         started_s = self._clock.monotonic_s()
         try:
             await self.optimize()
-        except FOREIGN as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             self.failures += 1
             self._not_before_s = self._clock.monotonic_s() + _RETRY_S
-            _log.warning("optimising %s failed: %s", self.opened.table.name, error)
+            trace = None if is_foreign(error) else error
+            _log.warning("optimising %s failed: %r", self.opened.table.name, error, exc_info=trace)
             return
         self.commits = self.rows = 0
         ended_s = self._clock.monotonic_s()

@@ -20,7 +20,7 @@ from proxy.config.settings import LanceSettings
 from proxy.errors import Ambiguous, Corrupt, CrossfadeError, Unavailable
 from proxy.model import Key, Write, WriteResult
 from proxy.stores.lancedb import commits
-from proxy.stores.lancedb.errors import FOREIGN, translate
+from proxy.stores.lancedb.errors import is_failure, is_foreign, translate
 from proxy.stores.lancedb.group import (
     Changes,
     Known,
@@ -36,6 +36,7 @@ from proxy.stores.lancedb.table import OpenTable
 from proxy.stores.lancedb.upkeep import IDLE_S, Upkeep
 
 _CLOSE_DEADLINE_S: Final = 60.0
+_RETRY_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -95,34 +96,49 @@ class Writer:
         if self._task is None:
             return
         task, self._task = self._task, None
-        try:
-            async with asyncio.timeout(_CLOSE_DEADLINE_S):
-                await asyncio.shield(task)
-        except TimeoutError:
+        _, late = await asyncio.wait([task], timeout=_CLOSE_DEADLINE_S)
+        if late:
             task.cancel()
             await asyncio.wait([task])
-        self._queue.refuse(Unavailable(f"The {self._store} store is closed.", where=self._store))
+        self._queue.refuse(self._closed())
+
+    def _closed(self) -> Unavailable:
+        return Unavailable(f"The {self._store} store is closed.", where=self._store)
 
     async def _run(self) -> None:
-        idle_s = 0.0
-        while True:
-            try:
-                more = await self._queue.first(IDLE_S)
-            except TimeoutError:
-                idle_s += IDLE_S
-                await self._tidy(idle_s)
-                continue
-            idle_s = 0.0
-            if not more:
-                return
-            if not self._queue.work_is_next:
-                await self._queue.fill(self._settings.flush_rows, self._settings.flush_ms / 1000)
-            jobs = await self._queue.take(self._settings.flush_rows)
-            if jobs and jobs[0].work is not None:
-                await self._work(jobs[0])
-            elif jobs:
-                await self._write_safely(jobs)
-            await self._tidy(idle_s)
+        """Do what is asked for until the store is closed, whatever fails."""
+        idle_s: float | None = 0.0
+        try:
+            while idle_s is not None:
+                try:
+                    idle_s = await self._turn(idle_s)
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
+                    _log.exception("the writer of %s failed; it goes on", self._names)
+                    await self._clock.sleep(_RETRY_S)
+        finally:
+            self._queue.closed = True
+            self._queue.refuse(self._closed())
+
+    async def _turn(self, idle_s: float) -> float | None:
+        """Do the next thing; return for how long nothing was asked for, None: it is over."""
+        try:
+            more = await self._queue.first(IDLE_S)
+        except TimeoutError:
+            await self._tidy(idle_s + IDLE_S)
+            return idle_s + IDLE_S
+        if not more:
+            return None
+        if not self._queue.work_is_next:
+            await self._queue.fill(self._settings.flush_rows, self._settings.flush_ms / 1000)
+        jobs = await self._queue.take(self._settings.flush_rows)
+        if jobs and jobs[0].work is not None:
+            await self._work(jobs[0])
+        elif jobs:
+            await self._write_safely(jobs)
+        await self._tidy(0.0)
+        return 0.0
 
     async def _tidy(self, idle_s: float) -> None:
         for upkeep in self.upkeep.values():
@@ -133,13 +149,23 @@ class Writer:
         assert job.work is not None  # noqa: S101  # the caller looked
         try:
             job.succeed(await job.work())
-        except CrossfadeError as error:
-            job.fail(error)
-        except FOREIGN as error:
-            job.fail(translate(error, store=self._store, writing=True, what=self._names))
         except asyncio.CancelledError:
             job.fail(Ambiguous(f"The {self._store} store was closed meanwhile.", where=self._store))
             raise
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            job.fail(self._told(error, writing=True))
+
+    def _told(self, error: BaseException, *, writing: bool) -> CrossfadeError:
+        """Return a failure as an error of Crossfade's; the log has all of one that is our own."""
+        if isinstance(error, CrossfadeError):
+            return error
+        if is_foreign(error):
+            return translate(error, store=self._store, writing=writing, what=self._names)
+        _log.error("the writer of %s failed", self._names, exc_info=error)
+        told = f"The {self._store} store failed on {self._names}: {error!r}."
+        return Ambiguous(told, where=self._store)
 
     @property
     def _names(self) -> str:
@@ -149,11 +175,15 @@ class Writer:
         """Write a group; a defect of ours fails the group and not the writer."""
         try:
             await self._write(jobs)
-        except Exception as error:  # noqa: BLE001  # whoever waits must be told
-            _log.exception("the writer of %s failed", self._names)
-            told = f"The {self._store} store failed on {self._names}: {error!r}."
-            for job in jobs:
-                job.fail(Ambiguous(told, where=self._store))
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self._fail(jobs, self._told(error, writing=True))
+
+    @staticmethod
+    def _fail(jobs: Sequence[Job], error: CrossfadeError) -> None:
+        for job in jobs:
+            job.fail(error)
 
     async def _write(self, jobs: Sequence[Job]) -> None:
         """Resolve a group, commit it, and answer each of its jobs."""
@@ -162,19 +192,15 @@ class Writer:
             resolver = Resolver(self._store, self._tables, known, self._clock.now())
             results = [[resolver.apply(write) for write in job.writes] for job in jobs]
             changes = resolver.changes()
-        except (CrossfadeError, *FOREIGN) as error:
-            self._unread(jobs, error)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            # Nothing of the group was applied: what is stored could not be read.
+            self._fail(jobs, self._told(error, writing=False))
             return
         progress = await self._commit(changes)
         for job, outcome in zip(jobs, results, strict=True):
             self._answer(job, outcome, progress)
-
-    def _unread(self, jobs: Sequence[Job], error: Exception) -> None:
-        """Nothing of the group was applied: what is stored could not be read."""
-        if not isinstance(error, CrossfadeError):
-            error = translate(error, store=self._store, writing=False, what=self._names)
-        for job in jobs:
-            job.fail(error)
 
     async def read(self, writes: Sequence[Write]) -> Known:
         """Read what the outcome of these writes depends on."""
@@ -227,13 +253,12 @@ class Writer:
             return
         try:
             await commit
-        except CrossfadeError as error:
-            progress.error = error
-            progress.doubtful |= places
-        except FOREIGN as error:
-            told = translate(error, store=self._store, writing=True, what=collection)
-            progress.error = told
-            (progress.undone if isinstance(told, Unavailable) else progress.doubtful).update(places)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            progress.error = told = self._told(error, writing=True)
+            undone = isinstance(told, Unavailable) and is_foreign(error)
+            (progress.undone if undone else progress.doubtful).update(places)
         else:
             progress.done |= places
 
