@@ -22,7 +22,7 @@ from tests.faults.harness.databases import Databases, vector_of, vector_text
 from tests.faults.harness.scene import ACTOR, Replica, Scene, open_scene
 from tests.work_items import COLLECTION, PRESETS
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 DIM = 8
 GOOD = 60
 OVERLAY = {

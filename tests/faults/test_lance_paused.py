@@ -18,7 +18,9 @@ from tests.faults.harness.waiting import until
 from tests.faults.test_lance_killed import settings
 from tests.faults.test_paused import alive
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+_START_S = 90.0
+"""A busy machine takes its time to import everything."""
 KEYS = [("rust", "serde", f"page-{number}") for number in range(30)]
 
 
@@ -117,7 +119,7 @@ async def refused(stage: Scene, pair: Pair) -> None:
     """Start another proxy on the same folder: it ends and says why, where, and what to do."""
     intruder = await stage.start_serve("intruder")
     try:
-        code = await intruder.ended(30)
+        code = await intruder.ended(_START_S)
     finally:
         with contextlib.suppress(AssertionError):
             await intruder.kill()

@@ -37,6 +37,9 @@ Fields: TypeAlias = dict[str, cf.FieldValue]
 _ALONE = 0.6
 """Share of writes that wait for other writes of their key; the rest overlap as they please."""
 
+_PATIENCE_S = 0.02
+"""After how long, on average, a client goes away that does."""
+
 
 @dataclass
 class Load:
@@ -46,6 +49,7 @@ class Load:
         live: returns clients of the replicas that serve now, by name; may be empty.
         collection: what is written; its fields and key are those of the doc server's documents.
         errors: status -> how often a call ended so.
+        cancels: share of the calls whose client goes away at some random moment.
     """
 
     rng: random.Random
@@ -58,6 +62,8 @@ class Load:
     stopping: bool = False
     drop_sources: bool = True
     collection: str = "documents"
+    cancels: float = 0.0
+    cancelled: int = 0
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -89,10 +95,30 @@ class Load:
                 continue
             call: Callable[[AsyncClient, str], Awaitable[None]] = getattr(self, f"_{verb}")
             self.calls += 1
+            calling = call(live[name].scoped(targeting_key=str(self.rng.random())), name)
             try:
-                await call(live[name].scoped(targeting_key=str(self.rng.random())), name)
+                if self.rng.random() < self.cancels:
+                    await self._cancelled_soon(calling)
+                else:
+                    await calling
             except CallError as error:
                 self._count(error)
+
+    async def _cancelled_soon(self, calling: Awaitable[None]) -> None:
+        """Make a call as a client does that goes away in the middle of it, or just before."""
+        task = asyncio.ensure_future(calling)
+        timer = asyncio.get_running_loop().call_later(
+            self.rng.expovariate(1 / _PATIENCE_S), task.cancel
+        )
+        try:
+            await asyncio.wait({task})
+        finally:
+            timer.cancel()
+            task.cancel()
+        if task.cancelled():
+            self.cancelled += 1
+        else:
+            task.result()
 
     def _count(self, error: CallError) -> None:
         name = f"{error.code} {error.detail.reason}"

