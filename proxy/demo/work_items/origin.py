@@ -14,8 +14,8 @@ from proxy.errors import Reason, Rejected, Violation
 _FOLDER = Path("shared") / "data"
 _FILE = "work_items.jsonl"
 _NAMESPACE = uuid.UUID("6f2c6f0e-6e0c-5a53-9d3c-3f7a0d1c9b52")
-_HARVESTED = 1200
-_DESCRIPTION_MAX = 400
+_HARVESTED = 1000
+_DESCRIPTION_MAX = 240
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +89,7 @@ def _plan(page: Sequence[Text]) -> list[Seedling]:
     seedlings: dict[str, Seedling] = {}
     last: dict[str, str] = {}
     for text in sorted(page, key=lambda text: text.path):
-        above = text.path.rpartition("." if "." in text.path.partition("#")[2] else "#")[0]
-        parent = seedlings[above].id if above in seedlings else ""
+        parent = _parent(text.path, seedlings)
         before = last.get(parent)
         words = " ".join(text.content.split())
         title, _, rest = words.partition(". ")
@@ -108,6 +107,17 @@ def _plan(page: Sequence[Text]) -> list[Seedling]:
         seedlings[text.path] = seedling
         last[parent] = seedling.id
     return list(seedlings.values())
+
+
+def _parent(path: str, known: Mapping[str, Seedling]) -> str:
+    """Return the id of the nearest item above that has documentation, "" for none."""
+    page, _, name = path.partition("#")
+    while name:
+        name = name.rpartition(".")[0]
+        above = f"{page}#{name}" if name else page
+        if above in known:
+            return known[above].id
+    return ""
 
 
 def _kind(path: str) -> str:

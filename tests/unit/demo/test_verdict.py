@@ -100,12 +100,28 @@ def leave_no_account(findings: Findings) -> None:
     findings.account = None
 
 
+def complain(findings: Findings) -> None:
+    findings.complaints = ["2 work items have a vector that is not the one of their words: a, b."]
+
+
 def test_a_run_without_a_fault_passes() -> None:
     report = build_report(good(), PACE)
     assert report["passed"] is True
     assert report["failures"] == []
     assert report["swaps"] == [{"to": "new", "at_s": 2.0, "stall_ms": 30.0, "hold_ms": 20.0}]
     assert report["live_writes"] == 2
+
+
+def test_the_report_names_the_migration_and_the_time_of_each_step() -> None:
+    findings = good()
+    findings.migration, findings.preset = "work-items", "work-items"
+    findings.steps = [("load", 1.23456), ("serve", 2.0)]
+    report = build_report(findings, PACE)
+    assert (report["migration"], report["preset"]) == ("work-items", "work-items")
+    assert report["steps"] == [
+        {"step": "load", "seconds": 1.235},
+        {"step": "serve", "seconds": 2.0},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +137,7 @@ def test_a_run_without_a_fault_passes() -> None:
         (skip_verify, "verify did not run"),
         (break_down, "The step to shadow was refused"),
         (leave_no_account, "no account"),
+        (complain, "not the one of their words: a, b"),
     ],
 )
 def test_each_fault_fails_the_run_and_is_named(
