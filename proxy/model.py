@@ -187,6 +187,18 @@ class WriteOp(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What must be stored under a key for a write to be applied to it.
+
+    Attributes:
+        fields: there is a record, and it has these values (those of fields that the store does
+            not hold count as met); None: there is no record.
+    """
+
+    fields: Mapping[str, Value] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
     """One deterministic write of one key, as a store gets it.
 
@@ -196,6 +208,8 @@ class Write:
         vector: packed float32; with `set_vector` False the stored vector is kept (PATCH, or an
             UPSERT by the copier of a store that keeps none).
         keep: UPSERT of an existing record leaves these fields as they are stored.
+        expected: PATCH, UPSERT: the write is applied only where this holds, looked at in one step
+            with the write itself; None: whatever is stored.
     """
 
     op: WriteOp
@@ -205,6 +219,7 @@ class Write:
     vector: bytes | None = None
     set_vector: bool = True
     keep: frozenset[str] = frozenset()
+    expected: Expected | None = None
 
 
 class Applied(Enum):
@@ -216,6 +231,9 @@ class Applied(Enum):
     """INSERT found the key; nothing changed."""
     NOT_FOUND = "not_found"
     """PATCH found no record, or DELETE had nothing to delete; nothing changed."""
+    CHANGED = "changed"
+    """What is stored is not as the write expected it (a PATCH of no record is NOT_FOUND); nothing
+    changed."""
     PARENT_MISSING = "parent_missing"
     """The parent record is not there; nothing changed."""
     HAS_CHILDREN = "has_children"

@@ -139,7 +139,8 @@ class Store(Protocol):
         failed and ROLLED_BACK for the rest). Without, each stands alone. A store without
         transactions raises Rejected(UNIMPLEMENTED) for atomic batches of more than one.
         Fields the store does not hold are ignored. A PATCH is atomic: nobody writes the record
-        between its read and its write; its result carries the full record.
+        between its read and its write; its result carries the full record. What a write
+        `expected` is compared in canonical form, likewise in one step with the write (CHANGED).
         """
 
     async def get(

@@ -5,8 +5,20 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 
+from proxy.canonical import same_value
 from proxy.layouts import Layout
-from proxy.model import CollectionSpec, FieldSpec, FieldType, Key, Value
+from proxy.model import (
+    Applied,
+    CollectionSpec,
+    Expected,
+    FieldSpec,
+    FieldType,
+    Key,
+    Record,
+    Value,
+    Write,
+    WriteOp,
+)
 
 _PYTHON_TYPES: Mapping[FieldType, tuple[type, ...]] = {
     FieldType.TEXT: (str,),
@@ -82,3 +94,24 @@ def parent_key(spec: CollectionSpec, key: Key, fields: Mapping[str, Value]) -> K
     values = [parts[name] if name in parts else fields.get(name) for name in spec.parent.fields]
     found = tuple(value for value in values if isinstance(value, str | int))
     return found if len(found) == len(values) else None
+
+
+def meets(spec: CollectionSpec, expected: Expected | None, stored: Record | None) -> bool:
+    """True if what is stored is as a write expects it."""
+    if expected is None:
+        return True
+    if expected.fields is None or stored is None:
+        return expected.fields is None and stored is None
+    return all(
+        name not in stored.fields or same_value(spec.by_name[name].type, value, stored.fields[name])
+        for name, value in expected.fields.items()
+    )
+
+
+def hindered(spec: CollectionSpec, write: Write, stored: Record | None) -> Applied | None:
+    """Return the outcome of an INSERT, UPSERT or PATCH that what is stored forbids."""
+    if write.op is WriteOp.INSERT and stored is not None:
+        return Applied.EXISTS
+    if write.op is WriteOp.PATCH and stored is None:
+        return Applied.NOT_FOUND
+    return None if meets(spec, write.expected, stored) else Applied.CHANGED

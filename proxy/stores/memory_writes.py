@@ -8,7 +8,7 @@ from proxy.clock import Clock
 from proxy.errors import Reason, Rejected
 from proxy.model import Applied, Key, Record, Write, WriteOp, WriteResult
 from proxy.stores.batches import failed, undone
-from proxy.stores.fitting import parent_key
+from proxy.stores.fitting import hindered, parent_key
 from proxy.stores.memory_table import MemoryTable
 
 
@@ -53,10 +53,9 @@ class MemoryWriter:
     ) -> WriteResult:
         if write.op is WriteOp.DELETE:
             return self._delete(table, write, before)
-        if write.op is WriteOp.INSERT and before is not None:
-            return WriteResult(applied=Applied.EXISTS)
-        if write.op is WriteOp.PATCH and before is None:
-            return WriteResult(applied=Applied.NOT_FOUND)
+        hindrance = hindered(table.spec, write, before)
+        if hindrance is not None:
+            return WriteResult(applied=hindrance)
         why = self.misfit(write, whole=before is None)
         if why:
             return WriteResult(applied=Applied.REFUSED, detail=why)

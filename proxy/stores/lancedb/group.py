@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.model import Applied, Key, Record, Write, WriteOp, WriteResult
-from proxy.stores.fitting import parent_key
+from proxy.stores.fitting import hindered, parent_key
 from proxy.stores.lancedb.fitness import write_misfit
 from proxy.stores.lancedb.rows import Stored
 from proxy.stores.lancedb.table import Table
@@ -68,7 +68,7 @@ class Changes:
 
 def needs_row(table: Table, write: Write) -> bool:
     """True if the outcome of a write depends on what is stored under its key."""
-    if write.op is not WriteOp.UPSERT or write.keep:
+    if write.op is not WriteOp.UPSERT or write.keep or write.expected is not None:
         return True
     if table.vector and not write.set_vector:
         return True
@@ -136,10 +136,9 @@ class Resolver:
         before = self._before(place)
         if write.op is WriteOp.DELETE:
             return self._delete(place, before)
-        if write.op is WriteOp.INSERT and before is not None:
-            return WriteResult(applied=Applied.EXISTS)
-        if write.op is WriteOp.PATCH and before is None:
-            return WriteResult(applied=Applied.NOT_FOUND)
+        hindrance = hindered(table.spec, write, None if before is None else before.record)
+        if hindrance is not None:
+            return WriteResult(applied=hindrance)
         why = write_misfit(table, write, self._store, whole=before is None)
         if why:
             return WriteResult(applied=Applied.REFUSED, detail=why)

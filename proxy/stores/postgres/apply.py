@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 from proxy.errors import Ambiguous
 from proxy.model import Applied, Write, WriteOp, WriteResult
 from proxy.stores.batches import failed, undone
+from proxy.stores.fitting import meets
 from proxy.stores.patches import patched_fields
 from proxy.stores.postgres import changes, writes
 from proxy.stores.postgres.connection import Connection
@@ -31,6 +32,7 @@ from proxy.stores.postgres.writes import Tables
 
 _CHUNK = 200
 _DONE = WriteResult(applied=Applied.DONE)
+_CHANGED = WriteResult(applied=Applied.CHANGED)
 _Outcome = Callable[[], Awaitable[WriteResult]]
 _Cursor = psycopg.AsyncCursor[TupleRow]
 
@@ -111,11 +113,15 @@ class Writer:
     def _is_single(self, table: Table, write: Write) -> bool:
         if write.op is WriteOp.DELETE:
             return not changes.children_of(table, self.tables)
+        if write.op is WriteOp.UPSERT and write.expected is not None:
+            return write.expected.fields is None
         return write.op is not WriteOp.PATCH
 
     def _statement(self, table: Table, write: Write) -> tuple[str, list[Any]]:
         if write.op is WriteOp.DELETE:
             return changes.delete(table), table.key_params(write.key)
+        if _must_be_new(write):
+            write = replace(write, op=WriteOp.INSERT)
         statement = writes.upsert(table, write, self.tables)
         return statement.sql, statement.params(write)
 
@@ -170,6 +176,8 @@ class Writer:
             return _known(WriteResult(applied=Applied.REFUSED, detail=why))
         if write.op is WriteOp.PATCH:
             return await self._patch(connection, table, write, queue)
+        if write.op is WriteOp.UPSERT and not self._is_single(table, write):
+            return await self._upsert_expecting(connection, table, write, queue)
         if self._is_single(table, write):
             cursor = await queue.execute(connection, *self._statement(table, write))
             return lambda: _result(table, write, cursor)
@@ -186,6 +194,18 @@ class Writer:
 
         return outcome
 
+    async def _upsert_expecting(
+        self, connection: Connection, table: Table, write: Write, queue: _Queue
+    ) -> _Outcome:
+        """Look at the record under a lock, and send the upsert if it is as expected."""
+        read = changes.read_for_patch(table)
+        cursor = await queue.execute(connection, read, table.key_params(write.key))
+        found = await decoded(cursor, table, select(table, WHOLE))
+        if not meets(table.spec, write.expected, found[0] if found else None):
+            return _known(_CHANGED)
+        updated = await queue.execute(connection, *self._statement(table, write))
+        return lambda: _result(table, write, updated)
+
     async def _patch(
         self, connection: Connection, table: Table, write: Write, queue: _Queue
     ) -> _Outcome:
@@ -197,6 +217,8 @@ class Writer:
         if not found:
             return _known(WriteResult(applied=Applied.NOT_FOUND))
         (stored,) = found
+        if not meets(table.spec, write.expected, stored):
+            return _known(_CHANGED)
         parent = changes.find_parent(table, write, self.tables)
         if parent is not None:
             cursor = await queue.execute(connection, parent.sql, parent.params(write))
@@ -245,6 +267,9 @@ async def _execute(connection: Connection, statement: str, params: list[Any]) ->
 
 async def _result(table: Table, write: Write, cursor: _Cursor) -> WriteResult:
     """Return the outcome of a single statement."""
+    if _must_be_new(write):
+        made = await _result(table, replace(write, op=WriteOp.INSERT), cursor)
+        return _CHANGED if made.applied is Applied.EXISTS else made
     if write.op is WriteOp.INSERT and writes.counts_parents(table, write):
         parents, made = await cursor.fetchone() or (0, 0)
         if made:
@@ -256,6 +281,12 @@ async def _result(table: Table, write: Write, cursor: _Cursor) -> WriteResult:
         return WriteResult(applied=Applied.NOT_FOUND)
     missing = write.op is WriteOp.UPSERT
     return WriteResult(applied=Applied.PARENT_MISSING if missing else Applied.EXISTS)
+
+
+def _must_be_new(write: Write) -> bool:
+    """True for an upsert that is to find no record; it is sent as an insert."""
+    expected = write.expected
+    return write.op is WriteOp.UPSERT and expected is not None and expected.fields is None
 
 
 async def _known_result(result: WriteResult) -> WriteResult:
