@@ -8,10 +8,11 @@ asked for, and worth it; below `IndexSpec.exact_rows_max` or `SCAN_ROWS` rows a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from proxy.canonical import key_sort_text
 from proxy.model import Key, Metric, Record
@@ -32,6 +33,7 @@ _GROWTH: Final = 8
 _CLOSE: Final = 1e-4
 """Two distances of float32 may be the same in full, if they differ by less (relatively)."""
 _PROBES: Final = 64
+"""So many partitions of an index are looked into, and more while there are too few hits."""
 _REFINE: Final = 4
 
 
@@ -81,7 +83,8 @@ def _query(handle: Any, ask: Ask) -> Any:
     if ask.scan.sql is not None:
         query = query.where(ask.scan.sql)
     if ask.indexed:
-        return query.nprobes(_PROBES).refine_factor(_REFINE)
+        # Without an upper bound, for a filter may leave nothing in the nearest partitions.
+        return query.maximum_nprobes(0).minimum_nprobes(_PROBES).refine_factor(_REFINE)
     return query.bypass_vector_index()
 
 
@@ -146,7 +149,7 @@ async def _tied(handle: Any, ask: Ask, bound: float | None) -> list[Hit]:
     can be a hit.
     """
     limit, table = ask.query.limit, ask.scan.table
-    query = _query(handle, ask).limit(max(1, await handle.count_rows()))
+    query = _query(handle, replace(ask, indexed=False)).limit(max(1, await handle.count_rows()))
     if bound is not None:
         query = query.distance_range(None, _lance_distance(ask.metric, bound))
     selection = needed(ask.scan, Projection(fields=(), vector=True))
@@ -167,7 +170,7 @@ async def _tied(handle: Any, ask: Ask, bound: float | None) -> list[Hit]:
 
 
 def _hits(ask: Ask, rows: Any, ranked: list[tuple[float, Key, int]]) -> list[Hit]:
-    taken = rows.take([at for _, _, at in ranked])
+    taken = rows.take(pa.array([at for _, _, at in ranked], pa.int64()))
     selection = select(ask.scan.table, ask.query.projection)
     records = selection.records(taken)
     return [_hit(ask, record, item[0]) for record, item in zip(records, ranked, strict=True)]
