@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from proxy.errors import CrossfadeError, Unavailable
@@ -23,6 +24,9 @@ REPAIR_S_MAX = 20.0
 
 GIVE_UP_S_MAX = 10.0
 """How long a failing copy may take to mark what it wrote."""
+
+UNTOLD_MAX = 64
+"""Copies that were given up and that the ledger has not been told of."""
 
 
 class Step(Enum):
@@ -69,6 +73,7 @@ class OpenCopy:
         self.claimed = snapshot.claimed - self.in_flight
         self.written: set[Key] = set()
         self.answered = False
+        self._given_up = False
         self._ledger = ledger
         self._roles = roles
         self._late = late
@@ -98,19 +103,25 @@ class OpenCopy:
             self.snapshot, touched=touched, left_out=left_out, progress=progress
         )
 
-    async def give_up(self) -> None:
+    async def give_up(self) -> bool:
         """Mark what may have been written, then forget the snapshot.
 
         The range is still open or the keys still dirty, durably, so a ledger that does not answer
-        here loses nothing.
+        here loses nothing; but until it is told, or the claims have run out, nobody else copies
+        these keys.
+
+        Returns:
+            True if the ledger was told.
         """
-        if not self.answered:
+        if not self.answered and not self._given_up:
             self._late.add(self.snapshot.collection, self.written)
+        self._given_up = True
         late_s = 0.0 if self.answered else LATE_WRITE_S
         try:
             await self._ledger.abandon_copy(self.snapshot, written=self.written, late_s=late_s)
         except CrossfadeError:
-            return
+            return False
+        return True
 
 
 async def _begin(ledger: CopyLedger, collection: str, keys: Collection[Key]) -> CopySnapshot:
@@ -134,10 +145,16 @@ async def _forget(ledger: CopyLedger, beginning: asyncio.Future[CopySnapshot]) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyDesk:
-    """Where copies are opened: the ledger, and what this process has sent and not heard of."""
+    """Where copies are opened: the ledger, and what this process has sent and not heard of.
+
+    Attributes:
+        untold: copies that were given up while the ledger did not answer; it is told before the
+            next copy. One that is dropped here only has its keys wait for the end of its claims.
+    """
 
     ledger: CopyLedger
     late: LateWrites
+    untold: deque[OpenCopy] = field(default_factory=lambda: deque(maxlen=UNTOLD_MAX))
 
     @asynccontextmanager
     async def open(
@@ -156,6 +173,7 @@ class CopyDesk:
             TooSlow: the copy took longer than a snapshot may be used.
         """
         limit_s = REPAIR_S_MAX if keys else COPY_S_MAX
+        await self._tell()
         began_s = self.late.now_s()
         snapshot = await _begin(self.ledger, collection, keys)
         copy = OpenCopy(self.ledger, roles, snapshot, self.late, began_s=began_s)
@@ -164,10 +182,24 @@ class CopyDesk:
                 await copy.require_roles(under_hold=under_hold)
                 yield copy
         except BaseException as error:
-            await to_the_end(copy.give_up(), deadline_s=GIVE_UP_S_MAX)
+            self.untold.append(copy)
+            await to_the_end(self._tell(), deadline_s=GIVE_UP_S_MAX)
             if isinstance(error, TimeoutError) and limit.expired():
                 raise _too_slow(collection, limit_s) from error
             raise
+
+    async def _tell(self) -> None:
+        """Tell the ledger of the copies that were given up, as long as it answers."""
+        while self.untold:
+            copy = self.untold.popleft()
+            told = False
+            try:
+                told = await copy.give_up()
+            finally:
+                if not told:
+                    self.untold.appendleft(copy)
+            if not told:
+                return
 
 
 def _too_slow(collection: str, limit_s: float) -> TooSlow:

@@ -14,7 +14,7 @@ from proxy.model import Applied
 from proxy.query import KeyRange, ListQuery
 from proxy.stores.postgres import PostgresStore
 from tests.doc_server import create_tables, document, patch, schemas, source
-from tests.relay import Relay, relay_to
+from tests.faults.harness.relay import Relay, relay_to
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def direct(relay: Relay) -> str:
 
 @pytest.fixture
 async def store(relay: Relay) -> AsyncIterator[PostgresStore]:
-    made = PostgresStore("new", relay.dsn, schemas()["new"], pool_min=1, pool_max=2)
+    made = PostgresStore("new", relay.dsn(direct(relay)), schemas()["new"], pool_min=1, pool_max=2)
     await made.open()
     (result,) = await made.apply([source()], atomic=False, deadline_s=5)
     assert result.applied is Applied.DONE
@@ -77,7 +77,7 @@ def waiting_for_locks(relay: Relay) -> int:
 async def test_a_write_past_its_deadline_is_ambiguous_and_the_connection_stays(
     relay: Relay, store: PostgresStore
 ) -> None:
-    before = relay.connections
+    before = relay.accepted
     with row_lock(relay) as other:
         started = time.monotonic()
         with pytest.raises(Ambiguous, match="in time") as caught:
@@ -88,7 +88,7 @@ async def test_a_write_past_its_deadline_is_ambiguous_and_the_connection_stays(
         assert waiting_for_locks(relay) == 0  # cancelled on the server, too
         other.rollback()
     await works(store, 1)
-    assert relay.connections - before <= 2  # the cancel request, and one more of the pool
+    assert relay.accepted - before <= 2  # the cancel request, and one more of the pool
 
 
 async def test_a_transaction_past_its_deadline_is_undone(
@@ -127,7 +127,7 @@ async def test_a_hung_server_costs_no_more_than_the_deadline_and_a_grace(
     relay: Relay, store: PostgresStore
 ) -> None:
     await works(store, 1)
-    relay.stall()
+    relay.hold()
     started = time.monotonic()
     with pytest.raises(Ambiguous) as caught:
         await store.apply([source(version="2")], atomic=False, deadline_s=0.3)
@@ -135,14 +135,15 @@ async def test_a_hung_server_costs_no_more_than_the_deadline_and_a_grace(
     with pytest.raises(Unavailable):
         await store.get("sources", [source().key], vectors=False, deadline_s=0.3)
     assert time.monotonic() - started < 2.0
-    relay.flow()
+    relay.release()
     await works(store, 2)
 
 
 async def test_a_restarted_server_costs_no_request(relay: Relay, store: PostgresStore) -> None:
     for number in range(1, 4):
         await works(store, number)
-        await relay.cut()
+        relay.cut()
+        await until(lambda: relay.connections == 0)
     await works(store, 9)
 
 
@@ -150,7 +151,7 @@ async def test_a_server_that_is_down_is_unavailable_at_once_and_comes_back(
     relay: Relay, store: PostgresStore
 ) -> None:
     await works(store, 1)
-    await relay.down()
+    await relay.refuse()
     for _ in range(3):
         started = time.monotonic()
         with pytest.raises(Unavailable, match="new store") as caught:
@@ -160,7 +161,7 @@ async def test_a_server_that_is_down_is_unavailable_at_once_and_comes_back(
         assert time.monotonic() - started < 5.0
     with pytest.raises(Unavailable):
         await store.ping(deadline_s=1)
-    await relay.up()
+    await relay.accept()
     async with asyncio.timeout(20):
         while True:
             try:
@@ -182,7 +183,7 @@ async def test_a_connection_lost_during_a_write_is_ambiguous(
         with row_lock(relay) as other:
             call = asyncio.ensure_future(store.apply(batch, atomic=atomic, deadline_s=30))
             await until(lambda: waiting_for_locks(relay) == 1)
-            await relay.cut()
+            relay.cut()
             with pytest.raises(Ambiguous) as caught:
                 await call
             assert not caught.value.timed_out
@@ -232,19 +233,19 @@ async def test_a_page_past_its_deadline_is_unavailable_and_the_pool_whole(
     with pytest.raises(Unavailable):
         async with store.page("documents", KeyRange(), limit=5, order="C", deadline_s=0.2):
             await asyncio.sleep(5)
-    relay.stall()
+    relay.hold()
     with pytest.raises(Unavailable):
         async with store.page("documents", KeyRange(), limit=5, order="C", deadline_s=0.2):
             pass
-    relay.flow()
+    relay.release()
     await works(store, 2)
     assert store.stats()["pool_busy"] == 0
 
 
 async def test_opening_a_store_that_is_not_there_says_so(relay: Relay) -> None:
-    await relay.down()
+    await relay.refuse()
     for dsn, word in (
-        (relay.dsn, "refused"),
+        (relay.dsn(direct(relay)), "refused"),
         ("host=127.0.0.1 nonsense", "store cannot be reached"),
         (f"{direct(relay)} dbname=nowhere_at_all", "nowhere_at_all"),
     ):

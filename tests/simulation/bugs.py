@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -17,6 +17,7 @@ from proxy.dual_write.outcome import dirty_reason
 from proxy.dual_write.submission import Submission
 from proxy.dual_write.tasks import OwnedTasks
 from proxy.dual_write.writer import DualWriter
+from proxy.errors import CrossfadeError
 from proxy.ledger.memory_copies import MemoryCopies
 from proxy.ledger.memory_intents import MemoryIntents
 from proxy.ledger.memory_routing import MemoryRouting
@@ -242,13 +243,15 @@ def _copy_without_step_5() -> Patches:
 
 
 def _clear_dirty_too_early() -> Patches:
-    def clear(self: MemoryCopies, snapshot: CopySnapshot, touched: Sequence[Key]) -> None:
-        for key in touched:
-            mark = self._state.dirty.get((snapshot.collection, key))
-            if mark is not None:
-                mark.xid = 0
+    original = MemoryCopies.begin_copy
 
-    return _finish(clear)
+    async def begin_copy(self: MemoryCopies, collection: str, **more: Any) -> CopySnapshot:
+        begun = await original(self, collection, **more)
+        for key in begun.claimed:
+            self._state.dirty.pop((collection, key), None)
+        return begun
+
+    yield mock.patch.object(MemoryCopies, "begin_copy", begin_copy)
 
 
 def _two_copies_of_a_key_at_once() -> Patches:
@@ -359,8 +362,10 @@ def _repair_never_deletes() -> Patches:
 
 
 def _a_copy_that_fails_is_forgotten() -> Patches:
-    async def give_up(self: OpenCopy) -> None:
-        await self._ledger.abandon_copy(self.snapshot)
+    async def give_up(self: OpenCopy) -> bool:
+        with suppress(CrossfadeError):
+            await self._ledger.abandon_copy(self.snapshot)
+        return True
 
     yield mock.patch.object(OpenCopy, "give_up", give_up)
 

@@ -64,6 +64,10 @@ class Mortal:
     def die(self) -> None:
         self._dead = True
 
+    def rise(self) -> None:
+        """Get through again: it was only the way to the ledger."""
+        self._dead = False
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._ledger, name)
         if not callable(method):

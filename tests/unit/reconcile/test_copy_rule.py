@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import Ambiguous
+from proxy.errors import Ambiguous, Unavailable
 from proxy.ledger.types import JobKind, JobState, Phase
 from proxy.model import Key, Record, Write, WriteOp
 from reconcile.late import LATE_WRITE_S
@@ -18,7 +18,7 @@ from reconcile.ranges import scope_of
 from reconcile.snapshot import REPAIR_S_MAX, Step, TooSlow
 from reconcile.writing import full_write
 from tests.doc_server import delete, document, source
-from tests.unit.reconcile.support import Rig, Wrapped, doc
+from tests.unit.reconcile.support import Mortal, Rig, Wrapped, doc
 
 FIRST_STEPS = [Step.BEGUN, Step.READ, Step.WRITTEN]
 
@@ -165,6 +165,34 @@ async def test_a_copier_that_was_stopped_past_its_claims_writes_nothing(rig: Rig
     with pytest.raises(TooSlow):
         await bench.copier(DeadLetters(rig.ledger, 0)).copy_keys(pair, [doc(1)])
     assert await rig.dirty() == {("documents", doc(1))}
+
+
+async def test_a_ledger_that_was_away_when_a_copy_ended_is_told_before_the_next_copy(
+    rig: Rig,
+) -> None:
+    """Else a key would stay fenced for the 25 s of a claim that nobody uses any more."""
+    await rig.fill(9, on="old")
+    await rig.fill(9, on="new")
+    await rig.ledger.mark_dirty("documents", [doc(1)], reason="test")
+    ledger = Mortal(rig.ledger)
+    bench = rig.reconciler(ledger=ledger).bench()
+    pair = (await bench.pairs(await bench.roles(), ["documents"]))["documents"]
+    copier = bench.copier(DeadLetters(rig.ledger, 0))
+
+    async def away() -> None:
+        ledger.die()
+
+    rig.at(Step.WRITTEN, away)
+    with pytest.raises(Unavailable):
+        await copier.copy_keys(pair, [doc(1)])
+    with pytest.raises(Unavailable):
+        await copier.copy_keys(pair, [doc(1)])
+    assert rig.open_snapshots() == 1
+    ledger.rise()
+    copied = await copier.copy_keys(pair, [doc(1)])
+    assert (copied.rows, copied.in_flight) == (1, 0)
+    assert await rig.dirty() == set()
+    assert rig.open_snapshots() == 0
 
 
 async def test_a_key_that_is_clean_by_now_is_not_copied(rig: Rig) -> None:
