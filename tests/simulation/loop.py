@@ -12,6 +12,7 @@ from typing import Any
 
 START_S = 1000.0
 _EPOCH = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+_DISPOSALS_MAX = 20
 _TURNS_MAX = 400_000
 """A run that needs more turns of the loop than this has lost its way."""
 
@@ -179,14 +180,23 @@ class SimLoop(asyncio.BaseEventLoop):
         for task in left:
             task.cancel()
         if left:
-            self.run_until_complete(self._ended(left))
+            self.run_until_complete(self._ended(left))  # some need to be told more than once
         self.run_until_complete(self.shutdown_asyncgens())
         self.close()
 
     @staticmethod
     async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
-        await asyncio.wait(tasks)
+        pending = set(tasks)
+        for _ in range(_DISPOSALS_MAX):
+            _, pending = await asyncio.wait(pending, timeout=2.0)
+            if not pending:
+                break
+            for task in tasks:
+                if task in pending:
+                    task.cancel()
         for task in tasks:
+            if task in pending:
+                raise Stuck(f"{task} does not end")
             if not task.cancelled():
                 task.exception()
 

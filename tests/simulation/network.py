@@ -34,6 +34,12 @@ LEDGER_DEADLINE_S = 1.5
 _WRITING = frozenset({"apply", "next_ids", "align_sequences", "bulk_load", "build_index"})
 _LOCAL = frozenset({"open", "close", "stats", "unconvertible", "key_order", "capabilities"})
 _DEFAULT_S = 3.0
+_LOOKING = frozenset(
+    {"get", "page", "fetch", "digest", "key_digests", "ping", "routing", "fenced", "replicas"}
+    | {"dirty_counts", "dirty_keys", "flags", "jobs", "ranges", "unsettled", "dead_letters"}
+    | {"settled_since", "differences", "index_states", "recall", "answered", "row_estimate"}
+)
+"""Calls that change nothing, so that nothing can have gone wrong by them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +171,20 @@ class Link:
             most_s = max(least_s, min(call.deadline_s, last_s + weather.delay_s))
             patience_s = least_s + draw() * (most_s - least_s)
             loop.call_later(patience_s, _reset, call, reply, context=self._server_side)
-        try:
-            async with asyncio.timeout_at(ends_s):
-                return await reply
-        except TimeoutError as error:
-            raise self._no_answer(call) from error
+        if sent.lost or last_s + weather.delay_s > call.deadline_s:
+            self._give_up_later(sent)
+        return await reply
+
+    def _give_up_later(self, sent: _Sent) -> None:
+        """There may be no answer: the caller waits until its deadline (a timer costs time)."""
+        self.network.loop.call_at(
+            sent.ends_s,
+            _deliver,
+            sent.reply,
+            self._no_answer(sent.call),
+            True,  # noqa: FBT003  # as a failure
+            context=self._server_side,
+        )
 
     def _land(self, sent: _Sent) -> None:
         """The request reaches the server; perhaps it will once more."""
@@ -177,6 +192,7 @@ class Link:
         loop = network.loop
         gone = not loop.alive(self._owner) or loop.paused(self._owner)
         if network.over or call.server in network.down or (gone and loop.time() > sent.ends_s):
+            self._give_up_later(sent)
             return
         failed, outcome = False, None
         try:
@@ -184,7 +200,8 @@ class Link:
         except CrossfadeError as error:
             failed, outcome = True, error
         network.note(f"{self._owner} {call.server} {call.what}", _told(call, outcome, network))
-        network.on_landing()
+        if call.what not in _LOOKING:
+            network.on_landing()
         sent.answer = sent.answer or (failed, outcome)
         if sent.again_s > 0:
             again_s, sent.again_s = sent.again_s, 0.0

@@ -17,10 +17,10 @@ class Plan:
     """One run.
 
     Attributes:
+        pace_s: about how long a client rests between two writes.
         start: the phase it begins in; the stores are equal there unless it is old_only or
             dual_write.
-        walks: the operator moves through the phases.
-        pace_s: about how long a client rests between two writes.
+        walks: the operator moves through the phases; else jobs are all that is asked for.
         outages, cuts, stops, kills: how many of each are spread over the run; a cut parts one
             replica from the ledger.
         ends: what happens at the end: "as it is" or "rollback" to old_only.
@@ -47,25 +47,55 @@ class Plan:
 
 
 def make_plan(seed: int) -> Plan:
-    """Draw a run from its seed."""
+    """Draw a run from its seed: half of them are about one or two keys that everybody writes."""
     rng = random.Random(f"{seed}/plan")
-    start = rng.choices(
-        (Phase.OLD_ONLY, Phase.DUAL_WRITE, Phase.RAMP, Phase.NEW_PRIMARY), (2, 3, 5, 3)
-    )[0]
+    return _hot(rng) if rng.random() < 0.5 else _walk(rng)
+
+
+def _hot(rng: random.Random) -> Plan:
+    """Many writers, few keys, copies under way all the time; the phase stays what it is."""
+    start = rng.choice((Phase.DUAL_WRITE, Phase.RAMP, Phase.RAMP, Phase.NEW_PRIMARY))
+    return Plan(
+        replicas=rng.randint(2, 3),
+        clients=rng.randint(3, 4),
+        writes_each=rng.randint(8, 16),
+        keys=rng.choice((1, 2)),
+        pace_s=rng.choice((0.01, 0.05, 0.2)),
+        start=start,
+        percent=rng.choice((50.0, 100.0)) if start is Phase.RAMP else 100.0,
+        weather={name: _weather(rng) for name in SERVERS},
+        replica_dangers=_dangers(rng),
+        reconciler_dangers=_dangers(rng, often=2.0),
+        walks=False,
+        forward=0.0,
+        outages=0,
+        cuts=0,
+        stops=rng.choice((0, 0, 1)),
+        kills=rng.choice((0, 0, 1)),
+        ack=rng.choice(("both", "both", "primary")),
+        ends="as it is",
+    )
+
+
+def _walk(rng: random.Random) -> Plan:
+    """The operator walks through the phases, and all kinds of things go wrong."""
+    phases = (Phase.OLD_ONLY, Phase.DUAL_WRITE, Phase.RAMP, Phase.NEW_PRIMARY)
+    start = rng.choices(phases, (3, 3, 3, 3))[0]
     rough = rng.random() < 0.8
+    early = start in (Phase.OLD_ONLY, Phase.DUAL_WRITE)
     return Plan(
         replicas=rng.randint(2, 4),
-        clients=rng.randint(2, 4),
-        writes_each=rng.randint(6, 14),
-        keys=rng.choice((1, 2, 3, 6)),
-        pace_s=rng.choice((0.02, 0.1, 0.5)),
+        clients=rng.randint(2, 3),
+        writes_each=rng.randint(8, 14),
+        keys=rng.choice((2, 3, 6)),
+        pace_s=rng.choice((0.2, 0.5)),
         start=start,
         percent=rng.choice((30.0, 70.0, 100.0)) if start is Phase.RAMP else 100.0,
         weather={name: _weather(rng) if rough else CALM for name in SERVERS},
         replica_dangers=_dangers(rng) if rough else SAFE,
         reconciler_dangers=_dangers(rng, often=4.0) if rough else Dangers(stall=0.3),
-        walks=rng.random() < 0.75,
-        forward=rng.choice((0.5, 0.8, 0.95)),
+        walks=True,
+        forward=0.95 if early else rng.choice((0.4, 0.8)),
         outages=rng.choice((0, 0, 1, 2)) if rough else 0,
         cuts=rng.choice((0, 0, 1)) if rough else 0,
         stops=rng.choice((0, 1, 1, 2)) if rough else 0,
@@ -87,15 +117,15 @@ def _weather(rng: random.Random) -> Weather:
         refused=chance(0.04),
         unreachable=chance(0.05),
         lost=chance(0.05),
-        reset=chance(0.06),
+        reset=chance(0.08),
         twice=chance(0.1),
     )
 
 
 def _dangers(rng: random.Random, *, often: float = 1.0) -> Dangers:
     return Dangers(
-        stall=rng.choice((0.0, 0.1, 0.3)),
+        stall=rng.choice((0.0, 0.1, 0.4)),
         stop=rng.choice((0.0, 0.0, 0.004)) * often,
-        die=rng.choice((0.0, 0.004, 0.01)) * often,
-        stall_s=rng.choice((0.05, 0.5)),
+        die=rng.choice((0.0, 0.003, 0.008)) * often,
+        stall_s=rng.choice((0.05, 0.2, 1.0)),
     )

@@ -49,7 +49,7 @@ WRITES = WriteSettings(
     breaker_open_s=1.0,
 )
 READS = ReadSettings(deadline_s=2.0, lease_grace_s=0.0, dirty_keys_max=4)
-RECONCILE = ReconcileSettings(batch_rows=3, range_rows=4, workers=2, lease_s=3.0, deadline_s=2.0)
+RECONCILE = ReconcileSettings(batch_rows=2, range_rows=6, workers=2, lease_s=3.0, deadline_s=2.0)
 SWITCH = SwitchSettings(drain_timeout_s=2.0, ack_timeout_s=8.0)
 
 

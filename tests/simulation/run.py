@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from unittest import mock
 
-from proxy.ledger.types import JobKind, Phase, Routing
+from proxy.ledger.types import JobKind, JobState, Phase, Routing
 from proxy.model import Key, Write, WriteOp
 from tests.simulation.bugs import Bug, planted
 from tests.simulation.checkers import Ended, Finding, check_all
@@ -23,12 +23,14 @@ from tests.simulation.plan import Plan, make_plan
 from tests.simulation.points import Reached
 from tests.simulation.schema import COLLECTION
 from tests.simulation.staff import Fate, Operator
-from tests.simulation.watch import FILLED, contents
+from tests.simulation.watch import FILLED, contents, filled
 from tests.simulation.world import World
 
 TROUBLE_S = 8.0
 QUIET_S = 60.0
 _RETRIES = 12
+_AGAIN_S = 6.0
+"""Between two tries to go back: the copy of a reconciler that was killed blocks a swap for 60 s."""
 
 
 @dataclass(slots=True)
@@ -107,12 +109,11 @@ async def _story(world: World, ended: Ended) -> None:
     clients = [Client(world, number) for number in range(world.plan.clients)]
     loop = world.loop
     busy = [loop.spawn("", item.run(world.plan.writes_each), "client") for item in clients]
-    walking = loop.spawn("", operator.run(), "operator") if world.plan.walks else None
+    walking = loop.spawn("", operator.run(), "operator")
     loop.spawn("", Fate(world).run(TROUBLE_S), "fate")
     await asyncio.wait(busy)
     operator.going = False
-    if walking is not None:
-        await asyncio.wait([walking])
+    await asyncio.wait([walking])
     for task in busy:
         task.result()
     world.calm = True
@@ -128,7 +129,7 @@ def _set_out(world: World) -> None:
         world.history.initial[key] = f"initial {at}"
     writes = [_record(key, body) for key, body in world.history.initial.items()]
     # Records that nobody touches give the backfill ranges to walk through.
-    writes += [_record((f"still{at:02d}",), f"still {at}") for at in range(7)]
+    writes += [_record((f"still{at:02d}",), f"still {at}") for at in range(10)]
     world.history.initial.update({item.key: f"{item.fields['body']}" for item in writes})
     sides = ["old", "new"] if plan.start in FILLED else ["old"]
     for side in sides:
@@ -168,7 +169,7 @@ async def _conclude(world: World, operator: Operator, ended: Ended) -> None:
     ended.final_s = world.clock.monotonic_s()
     ended.both = state.routing.phase not in (Phase.OLD_ONLY, Phase.NEW_ONLY)
     if state.routing.phase is Phase.DUAL_WRITE and not ended.quiet:
-        if await _retried(operator, JobKind.BACKFILL) is None:
+        if not await _backfilled(world, operator):
             ended.quiet = "no backfill came to its end in calm weather"
         ended.quiet = ended.quiet or await _quiet(world)
     primary = state.routing.primary
@@ -177,6 +178,17 @@ async def _conclude(world: World, operator: Operator, ended: Ended) -> None:
     ended.other = contents(world.stores[other])
     if ended.both and not ended.quiet and ended.final == ended.other:
         await _damage(world, operator, ended, other)
+
+
+async def _backfilled(world: World, operator: Operator) -> bool:
+    """Wait for a backfill that is under way, or for a new one."""
+    left = (JobState.REQUESTED, JobState.RUNNING)
+    jobs = world.ledger.state.jobs
+    for number in [n for n, job in jobs.items() if job.kind is JobKind.BACKFILL]:
+        ends_s = world.clock.monotonic_s() + QUIET_S
+        while jobs[number].state in left and world.clock.monotonic_s() < ends_s:
+            await asyncio.sleep(0.25)
+    return filled(world.ledger.state) or await _retried(operator, JobKind.BACKFILL) is not None
 
 
 async def _retried(operator: Operator, kind: JobKind, **params: bool) -> int | None:
@@ -194,7 +206,7 @@ async def _roll_back(world: World, operator: Operator) -> bool:
         if phase is Phase.OLD_ONLY:
             return True
         await operator.step(Phase.RAMP if phase is Phase.NEW_PRIMARY else Phase.OLD_ONLY)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(_AGAIN_S)
     return False
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _JOB_PATIENCE_S = 8.0
 _POLL_S = 0.25
+_REST_S = 1.5
+_JOBS = (JobKind.REPAIR, JobKind.VERIFY, JobKind.VERIFY, JobKind.BACKFILL)
 
 
 class Operator:
@@ -30,10 +32,12 @@ class Operator:
     async def run(self) -> None:
         """Go on until told to stop."""
         while self.going:
-            await self._world.clock.sleep(self._rng.random() * 2.0)
+            await self._world.clock.sleep(self._rng.random() * _REST_S)
             if not self.going:
                 return
-            if self._rng.random() < self._world.plan.forward:
+            if not self._world.plan.walks:
+                await self.job(self._rng.choice(_JOBS), 2.0)
+            elif self._rng.random() < self._world.plan.forward:
                 await self._forward()
             else:
                 await self._back()
