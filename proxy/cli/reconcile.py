@@ -44,9 +44,8 @@ def reconcile(
     Several may run at once: each job has one owner. SIGTERM and Ctrl-C stop it after the batch
     under way; jobs are left for the next runner, with their place.
 
-    A store in a local folder (LanceDB) can be written by one process alone: there `crossfade
-    serve` does all of this itself (reconcile.in_proxy), and this command is refused while that
-    proxy runs.
+    A LanceDB store can be written by one process alone: there `crossfade serve` does all of this
+    itself (reconcile.in_proxy), and this command is refused while that proxy runs.
 
     [bold]Examples[/bold]
 

@@ -36,8 +36,8 @@ def serve(
     One line is printed once the replica serves; logs go to standard error. SIGTERM and Ctrl-C
     stop it in order: what is under way is finished, its lease is given back.
 
-    With a store that one process alone may write (LanceDB in a local folder) one replica is all
-    there can be, and it is the reconciler too: `crossfade backfill`, `verify` and `repair` ask it
+    With a store that one process alone may write (LanceDB) one replica is all there can
+    be, and it is the reconciler too: `crossfade backfill`, `verify` and `repair` ask it
     (reconcile.in_proxy: auto, always or never).
 
     [bold]Examples[/bold]

@@ -27,8 +27,8 @@ class Capabilities:
     """What a store can do beyond the minimum.
 
     Attributes:
-        single_writer: one process alone may write it (an embedded database on a local disk), so
-            the reconciler runs inside the proxy.
+        single_writer: one process alone may write it (an embedded database), so the reconciler
+            runs inside the proxy.
         keyword_scoring: what keyword hits are ranked by.
         bulk_rows: rows that a bulk load should have to be worth its commit; 0: any number.
     """

@@ -25,7 +25,7 @@ from proxy.stores.lancedb import LanceStore
 from proxy.stores.lancedb.table import OpenTable, compile_table
 from proxy.stores.lancedb.upkeep import Upkeep
 from tests.doc_server import vector
-from tests.lance import DIM, WHEN, gone, item, lance, schema, shelf
+from tests.lance import DIM, QUICK, WHEN, gone, item, lance, schema, shelf
 
 
 @pytest.fixture
@@ -215,9 +215,27 @@ async def test_an_object_store_is_accepted_and_has_no_folder_to_lock(tmp_path: P
     store = LanceStore("new", place, schema(), SystemClock())
     assert store.database.folder.path is None
     assert store.database.folder.uri == "memory://bucket/path/n"
-    assert not store.capabilities.single_writer
+    assert store.capabilities.single_writer  # no lock keeps others out, so it is a rule
     with pytest.raises(ConfigInvalid, match="where it lies"):
         build_store("new", StoreSettings(engine="lancedb"), schema(), SystemClock())
+
+
+async def test_on_an_object_store_every_read_looks_for_what_another_process_wrote(
+    tmp_path: Path,
+) -> None:
+    place = StoreSettings(engine="lancedb", uri=f"file-object-store://{tmp_path}/x", lance=QUICK)
+    one, other = (LanceStore("new", place, schema(), SystemClock()) for _ in range(2))
+    await one.open()
+    await other.open()
+    for number in (1, 2):
+        await put(one, item("k", number=number))
+        found = await other.get("items", [("k",)], vectors=False, deadline_s=20)
+        assert found["k",].fields["count"] == number
+    await put(other, item("z"))
+    await put(one, item("k", number=3))
+    assert await one.row_estimate("items") == 2
+    await one.close()
+    await other.close()
 
 
 async def test_a_long_list_has_no_end_at_ten_thousand(store: LanceStore) -> None:

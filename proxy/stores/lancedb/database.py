@@ -31,7 +31,8 @@ class Place:
     """Where a database lies and how it is opened.
 
     Attributes:
-        read_only: nothing is written or locked, and every read looks for what others wrote.
+        read_only: nothing is written or locked. Without a lock (read only, or an object store)
+            every read looks for what others wrote.
         look_ahead: read only; tables that are not there yet count as empty ones: they are made
             when the proxy starts.
     """
@@ -81,7 +82,7 @@ class Database:
                     self.folder.uri if self._is_there() else _IN_MEMORY,
                     session=bounded_session(),
                     storage_options=dict(self.place.settings.storage_options) or None,
-                    read_consistency_interval=timedelta(0) if self.place.read_only else None,
+                    read_consistency_interval=None if self._lock is not None else timedelta(0),
                 )
             await self._open_tables(create=not self.place.read_only)
         except BaseException:

@@ -88,7 +88,7 @@ class LanceStore:
         self.capabilities = Capabilities(
             transactions=False,
             search_modes=modes_of_schema(schema),
-            single_writer=self.database.folder.path is not None,
+            single_writer=True,  # on an object store too, where no lock keeps others out
             keyword_scoring=Scoring.BM25,
             bulk_rows=_BULK_ROWS,
         )
