@@ -35,7 +35,7 @@ KILLS_AFTER = 3
 """That land in each kind of work once LanceDB is the primary."""
 SOURCES = [f"crate-{number}" for number in range(4)]
 PATHS = [f"page-{number}.html" for number in range(12)]
-ROWS = 1200
+ROWS = 4000
 """Documents that nobody writes: the backfill alone brings them over, too slowly to ever end."""
 CALLS = 25
 """Calls of clients between two kills."""
@@ -183,7 +183,7 @@ async def killed_while_it_fills(story: Story) -> None:
     """Kill the proxy until each kind of work was hit often enough, then let the backfill end."""
     control = story.proxy.replica.control
     job = await control.start_job(
-        JobKind.BACKFILL, {"rows_per_s_max": 40.0, "collections": ["documents"]}, actor=ACTOR
+        JobKind.BACKFILL, {"rows_per_s_max": 40.0, "batch_rows": 20}, actor=ACTOR
     )
     kinds = ("commit", "optimize", "backfill")
     while any(story.landed[kind] < KILLS for kind in kinds):
@@ -195,7 +195,7 @@ async def killed_while_it_fills(story: Story) -> None:
     control = story.proxy.replica.control
     await control.control_job(job.job_id, JobAction.CANCEL, actor=ACTOR)
     await story.scene.ended(story.proxy.replica, job.job_id)
-    ended = await story.scene.job(story.proxy.replica, JobKind.BACKFILL)
+    ended = await story.scene.job(story.proxy.replica, JobKind.BACKFILL, {"batch_rows": 500})
     assert ended.state is JobState.DONE, ended.error
 
 
