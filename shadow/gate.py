@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from proxy.config.settings import ShadowSettings
 from proxy.controlplane import Precondition
+from proxy.query import SearchMode
 from shadow.attribute import Cause
 from shadow.histogram import Latencies, Shares, add_all
 from shadow.stats import GroupKey, GroupStats, Stats
@@ -40,6 +41,12 @@ _ANEW = (
 )
 
 
+_RANKED_KINDS = frozenset(
+    f"{mode.value} search" for mode in (SearchMode.TEXT, SearchMode.KEYWORD, SearchMode.HYBRID)
+)
+"""Searches that two engines or two models rank in their own ways."""
+
+
 def gate(stats: Stats, settings: ShadowSettings, *, candidate: str = "new") -> list[Precondition]:
     """Judge merged statistics; always the same conditions, in the same order.
 
@@ -52,6 +59,7 @@ def gate(stats: Stats, settings: ShadowSettings, *, candidate: str = "new") -> l
         _enough(toward, settings, candidate),
         _errors(toward, settings, candidate),
         _overlap(toward, settings),
+        _known_overlap(toward, settings),
         *(_zero(stats, cause) for cause in _ZERO),
         _latency(toward, settings, candidate),
         _dropped(stats, settings),
@@ -115,6 +123,28 @@ def _overlap(groups: Mapping[GroupKey, GroupStats], settings: ShadowSettings) ->
         detail=detail,
         remedy="Raise ef_search or oversample of the index, or rebuild it; `crossfade report` "
         "shows the worst queries side by side.",
+    )
+
+
+def _known_overlap(groups: Mapping[GroupKey, GroupStats], settings: ShadowSettings) -> Precondition:
+    """A known difference excuses other ranks, not a store that finds next to nothing."""
+    kinds: dict[str, Shares] = {}
+    for key, group in groups.items():
+        if group.known and key.kind in _RANKED_KINDS:
+            kinds[key.kind] = kinds.get(key.kind, Shares()) + group.overlap
+    means = {kind: shares.mean for kind, shares in kinds.items() if shares.mean is not None}
+    worst = min(means, key=lambda kind: (means[kind] or 0.0, kind), default="")
+    lowest = means.get(worst) or 0.0
+    needed = settings.gate_known_overlap_min
+    return Precondition(
+        name="shadow: overlap of known differences",
+        passed=not worst or lowest >= needed,
+        detail=f"lowest for {worst}: {lowest:.4f} before excusing, at least {needed:.4f} needed"
+        if worst
+        else "no search is known to be answered differently",
+        remedy="Look whether the candidate's word index covers every record and has the same "
+        "language, and whether its model is the right one; `crossfade report` shows the worst "
+        "queries side by side.",
     )
 
 

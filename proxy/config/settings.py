@@ -134,6 +134,7 @@ class ShadowSettings(_Settings):
     score_epsilon: float = Field(default=1e-5, ge=0.0)
     gate_queries_min: int = Field(default=100, ge=0)
     gate_overlap_min: float = Field(default=0.99, ge=0.0, le=1.0)
+    gate_known_overlap_min: float = Field(default=0.1, ge=0.0, le=1.0)
     gate_errors_max: int = Field(default=0, ge=0)
     gate_latency_ratio_max: float = Field(default=1.1, gt=0)
     gate_latency_slack_ms: float = Field(default=2.0, ge=0.0)

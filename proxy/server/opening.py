@@ -82,8 +82,8 @@ class Opening:
 
     @property
     def complete(self) -> bool:
-        """True once no store is still tried."""
-        return not self._down
+        """True once every store that the phase uses is open."""
+        return not self._used.intersection(self._down)
 
     async def run(self) -> None:
         """Try again until every store is open."""

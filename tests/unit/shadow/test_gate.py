@@ -20,6 +20,7 @@ NAMES = [
     "shadow: enough queries",
     "shadow: no errors",
     "shadow: overlap",
+    "shadow: overlap of known differences",
     "shadow: no record missing",
     "shadow: no record too many",
     "shadow: no stale content",
@@ -57,6 +58,18 @@ def test_good_statistics_pass_every_condition() -> None:
     assert list(found) == NAMES
     assert all(item.passed for item in found.values())
     assert all(item.remedy for item in found.values())
+
+
+def test_a_store_that_finds_nothing_is_no_known_difference() -> None:
+    words = GroupKey(collection="documents", kind="keyword search", control="old", candidate="new")
+    for share, passed in ((0.0, False), (0.05, False), (0.2, True), (1.0, True)):
+        group = replace(
+            good(), known={"keyword search ranks differently": 9}, overlap=many(Shares.of(share), 9)
+        )
+        stats = Stats(sampled=100, groups={SEARCH: good(), words: group})
+        found = {item.name: item for item in gate(stats, ShadowSettings())}
+        assert found["shadow: overlap of known differences"].passed is passed, share
+        assert found["shadow: overlap"].passed
 
 
 def test_nothing_observed_fails_what_needs_evidence() -> None:
