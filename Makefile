@@ -9,9 +9,10 @@ WORKERS ?= 2
 PRESET ?= doc-server
 DEMO ?=
 BENCH ?=
+SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench model protos clean
+.PHONY: help setup demo test check format bench model simulate protos clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -52,6 +53,9 @@ bench: $(STAMP) ## Each figure beside its direct equivalent; BENCH="--quick" pas
 
 model: $(STAMP) ## The formal model: every interleaving, and what happens without each rule
 	@$(BIN)/python -m tests.model
+
+simulate: $(STAMP) ## Random runs on virtual time, and every planted bug caught; SEEDS=n for more
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --bugs 500
 
 protos: $(STAMP) ## Generate the Python code of protos/
 	@$(BIN)/python protos/generate.py

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`: run seeds, print what failed and how to see it again."""
+"""`python -m tests.simulation`: run seeds, hunt planted bugs, replay a seed that failed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
 
+from tests.simulation.bugs import BUGS
+from tests.simulation.hunt import SEEDS_MAX, Hunted, hunt_named, table
+from tests.simulation.points import EVERY_POINT, Reached
 from tests.simulation.run import Verdict, run_seed
 
 FAILURES_SHOWN = 10
@@ -17,15 +19,32 @@ FAILURES_SHOWN = 10
 
 def main(arguments: Sequence[str]) -> int:
     """Run what the command line asks for; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, help="how many seeds to run")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--seed", type=int, help="run this one alone and print what happened")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    asked = parser.parse_args(arguments)
+    asked = _parser().parse_args(arguments)
     if asked.seed is not None:
         return _replay(asked.seed)
-    return _many(range(asked.first, asked.first + asked.seeds), asked.workers)
+    good = True
+    if asked.seeds:
+        good = _many(range(asked.first, asked.first + asked.seeds), asked.workers)
+    if asked.bugs:
+        good = _bugs(asked.bugs, asked.workers, asked.named) and good
+    return 0 if good else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=0, help="how many seeds to run")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--seed", type=int, help="run this one alone and print what happened")
+    parser.add_argument(
+        "--bugs",
+        type=int,
+        default=0,
+        metavar="SEEDS",
+        help=f"hunt every planted bug for so many seeds at most (the promise is {SEEDS_MAX})",
+    )
+    parser.add_argument("--named", default="", help="only the planted bugs with this in their name")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    return parser
 
 
 def _replay(seed: int) -> int:
@@ -43,13 +62,15 @@ def _tell(verdict: Verdict) -> None:
         print(f"  again: python -m tests.simulation --seed {verdict.seed}")
 
 
-def _many(seeds: range, workers: int) -> int:
+def _many(seeds: range, workers: int) -> bool:
+    """Run seeds and print what failed; True if nothing did, and every pause point was reached."""
     began_s = time.perf_counter()
-    failed = 0
-    writes, virtual_s = 0, 0.0
+    failed, writes, virtual_s = 0, 0, 0.0
+    reached = Reached()
     for verdict in _verdicts(seeds, workers):
         writes += verdict.writes
         virtual_s += verdict.virtual_s
+        reached.add(verdict.reached)
         if verdict.findings:
             failed += 1
             if failed <= FAILURES_SHOWN:
@@ -57,9 +78,19 @@ def _many(seeds: range, workers: int) -> int:
     took_s = time.perf_counter() - began_s
     print(
         f"{len(seeds)} seeds, {failed} failed; {writes} writes in {virtual_s:.0f} virtual seconds,"
-        f" {took_s:.1f} s of real time"
+        f" {took_s:.1f} s of real time\n"
     )
-    return 1 if failed else 0
+    _tell_points(reached)
+    return not failed
+
+
+def _tell_points(reached: Reached) -> None:
+    width = max(len(point.name) for point in EVERY_POINT)
+    print(f"{'pause point':<{width}}  {'reached':>8}  {'died there':>10}")
+    for point in EVERY_POINT:
+        times, deaths = reached.visits[point], reached.deaths[point]
+        print(f"{point.name:<{width}}  {times:>8}  {deaths:>10}")
+    print()
 
 
 def _verdicts(seeds: range, workers: int) -> Iterator[Verdict]:
@@ -67,7 +98,21 @@ def _verdicts(seeds: range, workers: int) -> Iterator[Verdict]:
         yield from map(run_seed, seeds)
         return
     with ProcessPoolExecutor(workers) as pool:
-        yield from islice(pool.map(run_seed, seeds, chunksize=4), len(seeds))
+        yield from pool.map(run_seed, seeds, chunksize=4)
+
+
+def _bugs(seeds_max: int, workers: int, named: str) -> bool:
+    """Hunt the planted bugs and print the table; True if each was caught."""
+    names = [bug.name for bug in BUGS if named in bug.name]
+    hunted: list[Hunted] = []
+    with ProcessPoolExecutor(workers) as pool:
+        hunts = [pool.submit(hunt_named, name, seeds_max=seeds_max) for name in names]
+        hunted = [hunt.result() for hunt in hunts]
+    print(table(hunted))
+    missed = [item.bug for item in hunted if not item.checker]
+    if missed:
+        print(f"\nnot caught within {seeds_max} seeds: {', '.join(missed)}")
+    return not missed
 
 
 if __name__ == "__main__":

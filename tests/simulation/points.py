@@ -36,6 +36,11 @@ class Reached:
     visits: Counter[Point] = field(default_factory=Counter)
     deaths: Counter[Point] = field(default_factory=Counter)
 
+    def add(self, other: Reached) -> None:
+        """Add up with those of another run."""
+        self.visits.update(other.visits)
+        self.deaths.update(other.deaths)
+
 
 @dataclass(slots=True)
 class Points:
