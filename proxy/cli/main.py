@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Annotated
 
@@ -58,6 +59,10 @@ def options(
     ] = False,
 ) -> None:
     """Keep what belongs to every command."""
+    # gRPC's own care for forks hangs a child for ever if calls are under way, and the parent, which
+    # waits until it has become another program, with it. Ours always do; gRPC reads this once,
+    # when it is imported.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     ctx.obj = Session(debug=debug)
 
 

@@ -66,9 +66,9 @@ def _pace(options: DemoOptions) -> Pace:
         # Another kind of engine: sooner with a text's meaning, later with words and lists. What its
         # users ask for, a p95 below 100 ms, is in the report.
         latency_ratio_max=5.0,
-        writes_per_s=20.0,
-        reads_per_s=8.0,
-        searches_per_s=6.0,
+        writes_per_s=14.0,
+        reads_per_s=6.0,
+        searches_per_s=5.0,
     )
 
 
