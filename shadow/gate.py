@@ -130,7 +130,7 @@ def _known_overlap(groups: Mapping[GroupKey, GroupStats], settings: ShadowSettin
     """A known difference excuses other ranks, not a store that finds next to nothing."""
     kinds: dict[str, Shares] = {}
     for key, group in groups.items():
-        if group.known and key.kind in _RANKED_KINDS:
+        if group.known and key.kind.partition(",")[0] in _RANKED_KINDS:
             kinds[key.kind] = kinds.get(key.kind, Shares()) + group.overlap
     means = {kind: shares.mean for kind, shares in kinds.items() if shares.mean is not None}
     worst = min(means, key=lambda kind: (means[kind] or 0.0, kind), default="")

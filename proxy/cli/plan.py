@@ -107,6 +107,7 @@ async def _look(config: Config) -> Findings:
     from proxy.cli.searches import offered_searches
     from proxy.config.crosscheck import one_sided_fields
     from proxy.config.secrets import redacted_dsn
+    from proxy.embedding.build import model_problems
 
     settings = config.settings
     found = Findings(
@@ -130,6 +131,7 @@ async def _look(config: Config) -> Findings:
             except CrossfadeError as error:
                 found.unreachable.append(name)
                 found.problems.append(f"{name}: {error}")
+        found.problems += model_problems(settings.embedder, config.models)
         await _check(parts, found)
         if not found.problems:
             await _plan(config, parts, found)

@@ -76,3 +76,12 @@ def test_building_an_embedder_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_what_keeps_a_model_from_loading_is_told_without_loading_it() -> None:
+    settings = EmbedderSettings()
+    assert build.model_problems(settings, ()) == []
+    assert build.model_problems(settings, {locate.BUNDLED}) == []
+    (problem,) = build.model_problems(settings, {locate.BUNDLED, "nobody/no-such-model"})
+    assert "nobody/no-such-model" in problem
+    assert "HF_HOME" in problem
