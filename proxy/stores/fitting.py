@@ -30,6 +30,13 @@ _PYTHON_TYPES: Mapping[FieldType, tuple[type, ...]] = {
     FieldType.JSON: (dict, list, tuple, str, int, float, bool, Mapping),
 }
 
+_USUAL: Mapping[FieldType, frozenset[type]] = {
+    kind: frozenset(types)
+    for kind, types in _PYTHON_TYPES.items()
+    if kind is not FieldType.TIMESTAMP
+}
+"""Values of exactly these types need no second look: True is of type bool, never int."""
+
 
 def key_misfit(spec: CollectionSpec, layout: Layout, key: Key, store: str) -> str:
     """Say why the store cannot hold a record with this key, "" if it can."""
@@ -67,6 +74,8 @@ def value_misfit(field: FieldSpec, value: Value) -> str:
 
 def type_misfit(field: FieldSpec, value: Value) -> str:
     """Say why a value that is not null has not the field's type, "" if it has."""
+    if type(value) in _USUAL.get(field.type, ()):
+        return ""
     fits = isinstance(value, _PYTHON_TYPES[field.type])
     if not fits or (isinstance(value, bool) and field.type not in (FieldType.BOOL, FieldType.JSON)):
         return f"{field.name} is a {field.type.value}, not {type(value).__name__}"

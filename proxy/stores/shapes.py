@@ -99,4 +99,6 @@ class Shape:
 
 def _settled(value: Value) -> Value:
     """Copy a value that its giver could still change."""
+    if type(value) is list and all(type(item) is str for item in value):
+        return value[:]  # a text never changes
     return copy.deepcopy(value) if isinstance(value, list | dict) else value
