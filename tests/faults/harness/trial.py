@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.faults.harness.databases import Databases
 from tests.faults.harness.grounds import Pair, collections
 from tests.faults.harness.load import Load
 from tests.faults.harness.oracle import Oracle
-from tests.faults.harness.processes import Process
+from tests.faults.harness.processes import COMMAND, Process
 from tests.faults.harness.relay import Relay
 from tests.faults.harness.scene import Replica, Scene, open_scene
 from tests.faults.harness.waiting import until
@@ -127,10 +127,21 @@ class Trial:
     async def begin(self, *, proxies: int = 1) -> None:
         """Start the processes and go to dual_write."""
         for name in "abc"[: 1 if self.single else proxies]:
-            self.live[name] = await self.scene.serve(name)
+            await self.serve(name)
         if not self.single:
             self.reconciler = await self.scene.reconcile()
         await self.scene.phase(self.replica, Phase.DUAL_WRITE)
+
+    async def serve(self, name: str, *, module: str = COMMAND, before: Sequence[str] = ()) -> None:
+        """Start a proxy of a name; `before`: arguments of a module that runs the command."""
+        arguments = [*before, "serve", "--config", str(self.scene.config()), "--json"]
+        process = await self.scene.household.start(f"serve-{name}", arguments, module=module)
+        await process.ready()
+        self.live[name] = await self.scene.clients(process)
+
+    async def kill(self, name: str) -> None:
+        """Kill -9 a proxy; clients know at once."""
+        await self.live.pop(name).process.kill()
 
     @asynccontextmanager
     async def under_load(self, workers: int = 6) -> AsyncIterator[Load]:
