@@ -99,6 +99,7 @@ class Copier:
             foreign = {key for key in keys if not pair.scope.holds(key)}
             flying = copy.in_flight.intersection(keys) - foreign
             todo = [key for key in keys if key in copy.claimed and key not in foreign]
+            await pair.primary.landed(pair.name, deadline_s=self._deadline_s)
             records, dead = await self._read(pair, todo)
             await self._reach(Step.READ)
             gone = [key for key in todo if key not in records and key not in dead]

@@ -176,6 +176,15 @@ class Store(Protocol):
 
     # What the reconciler needs.
 
+    async def landed(self, collection: str, *, deadline_s: float) -> None:
+        """Return once no write that was given up (Ambiguous) long ago can still be applied.
+
+        `page`, `range_keys`, `digest` and `key_digests` wait for that themselves; `get` does not.
+
+        Raises:
+            Unavailable: one still may when the time is over.
+        """
+
     async def key_order(self, collection: str) -> str:
         """Name the native order of keys; two stores with the same name order alike."""
 

@@ -164,6 +164,9 @@ class MemoryStore:
 
     # The reconciler.
 
+    async def landed(self, collection: str, *, deadline_s: float) -> None:
+        """Return: a write is applied at once."""
+
     async def key_order(self, collection: str) -> str:
         """Memory orders texts by their bytes."""
         return "C"

@@ -96,6 +96,10 @@ class InstrumentedStore:
         """See `Store.align_sequences`."""
         await self._probe.call("align_sequences", "", self._inner.align_sequences(floors))
 
+    async def landed(self, collection: str, *, deadline_s: float) -> None:
+        """See `Store.landed`."""
+        await self._inner.landed(collection, deadline_s=deadline_s)
+
     async def key_order(self, collection: str) -> str:
         """See `Store.key_order`."""
         return await self._inner.key_order(collection)

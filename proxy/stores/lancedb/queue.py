@@ -23,13 +23,17 @@ class Job:
     """One caller's request to a writer: some writes, or work that needs the table to itself.
 
     Attributes:
+        lands: it may change rows.
         begun: the writer has taken it; it runs to its end, whoever still waits.
+        given_up: nobody waits any more for the end of what was begun.
     """
 
     writes: Sequence[Write] = ()
     work: Work | None = None
     answer: asyncio.Future[Any] = field(default_factory=_new_answer)
+    lands: bool = True
     begun: bool = False
+    given_up: bool = False
 
     @property
     def rows(self) -> int:
@@ -89,13 +93,14 @@ class Queue:
                 ) from error
             if job.answer.done():
                 return job.answer.result()
+            job.given_up = True
             raise Ambiguous(
                 f"The {self._store} store did not end the write within {deadline_s:g} s.",
                 where=self._store,
                 timed_out=True,
             ) from error
         except asyncio.CancelledError:
-            self._withdraw(job)
+            job.given_up = not self._withdraw(job)
             raise
 
     async def _put(self, job: Job) -> None:

@@ -42,6 +42,8 @@ from proxy.stores.modes import modes_of_schema, require_keyword_search
 _ADMIN_DEADLINE_S: Final = 30.0
 _BULK_ROWS: Final = 10_000
 _BUILD_DEADLINE_S: Final = 3600.0
+_LANDED_S_MAX: Final = 10.0
+"""So long a read of the reconciler waits for a write that was given up; then it is tried again."""
 
 
 def _of_several(
@@ -232,6 +234,17 @@ class LanceStore:
 
     # What the reconciler needs.
 
+    async def landed(self, collection: str, *, deadline_s: float) -> None:
+        """Wait for the group under way if a write in it was given up: it may still be committed."""
+        await self._landed(collection, deadline_s)
+
+    async def _landed(self, collection: str, deadline_s: float) -> float:
+        """As `landed`; return what is left of the time."""
+        writer, began_s = self.writers.get(collection), self._clock.monotonic_s()
+        if writer is not None:
+            await writer.landed(deadline_s=min(deadline_s, _LANDED_S_MAX))
+        return max(0.0, deadline_s - (self._clock.monotonic_s() - began_s))
+
     async def key_order(self, collection: str) -> str:
         """LanceDB orders texts by their bytes."""
         self.database.table(collection)
@@ -254,6 +267,7 @@ class LanceStore:
     ) -> AsyncIterator[ranges.LancePage]:
         """Read the first `limit` rows of a range, consistently."""
         opened = self._ranged(collection, order)
+        deadline_s = await self._landed(collection, deadline_s)
         async with self.database.moment(collection, deadline_s) as handle:
             moment = ranges.Moment(
                 store=self.name,
@@ -269,6 +283,7 @@ class LanceStore:
     ) -> list[Key]:
         """Return every key of the range, ascending."""
         opened = self._ranged(collection, order)
+        deadline_s = await self._landed(collection, deadline_s)
         async with reading(self.name, collection, deadline_s):
             return await ranges.range_keys(opened.handle, opened.table, keys)
 
@@ -285,6 +300,7 @@ class LanceStore:
         """Digest the range over key, `fields` and vector."""
         opened = self._ranged(collection, order)
         digester = Digester(opened.table, fields, vectors=vectors)
+        deadline_s = await self._landed(collection, deadline_s)
         async with reading(self.name, collection, deadline_s):
             return await ranges.digest(opened.handle, opened.table, keys, digester)
 
@@ -301,6 +317,7 @@ class LanceStore:
         """Digest each record of the range, ascending by key."""
         opened = self._ranged(collection, order)
         digester = Digester(opened.table, fields, vectors=vectors)
+        deadline_s = await self._landed(collection, deadline_s)
         async with reading(self.name, collection, deadline_s):
             return await ranges.key_digests(opened.handle, opened.table, keys, digester)
 
@@ -360,7 +377,7 @@ class LanceStore:
         """Build the collection's indexes where they are missing; writes wait meanwhile."""
         writer, opened = self._writer(collection), self.database.table(collection)
         work = partial(indexes.build, opened, opened.table.layout.index)
-        await writer.alone(work, deadline_s=_BUILD_DEADLINE_S)
+        await writer.alone(work, deadline_s=_BUILD_DEADLINE_S, lands=False)
 
     async def row_estimate(self, collection: str) -> int:
         """Return how many rows the collection has."""

@@ -51,6 +51,14 @@ class _Progress:
     error: CrossfadeError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The jobs that are under way."""
+
+    jobs: Sequence[Job]
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Writer:
     """Owns the writes of one family of tables.
 
@@ -68,6 +76,7 @@ class Writer:
         self._clock = clock
         self._queue = Queue(store, settings.queue_rows_max)
         self.upkeep = {name: Upkeep(opened, settings, clock) for name, opened in family.items()}
+        self._group: _Group | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -86,9 +95,24 @@ class Writer:
         result: list[WriteResult] = await self._queue.ask(Job(writes=writes), deadline_s=deadline_s)
         return result
 
-    async def alone(self, work: Work, *, deadline_s: float) -> Any:
+    async def alone(self, work: Work, *, deadline_s: float, lands: bool = True) -> Any:
         """Run work between two groups: nothing else writes these tables meanwhile."""
-        return await self._queue.ask(Job(work=work), deadline_s=deadline_s)
+        return await self._queue.ask(Job(work=work, lands=lands), deadline_s=deadline_s)
+
+    async def landed(self, *, deadline_s: float) -> None:
+        """Return once nothing that was given up can still be committed; see `Store.landed`."""
+        group = self._group
+        if group is None or not any(job.given_up and job.lands for job in group.jobs):
+            return
+        try:
+            async with asyncio.timeout(deadline_s):
+                await group.over.wait()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"The {self._store} store still has a write of {self._names} that was given up.",
+                where=self._store,
+                hint="Look at its disk.",
+            ) from error
 
     async def close(self) -> None:
         """Write what waits, then end."""
@@ -133,10 +157,15 @@ class Writer:
         if not self._queue.work_is_next:
             await self._queue.fill(self._settings.flush_rows, self._settings.flush_ms / 1000)
         jobs = await self._queue.take(self._settings.flush_rows)
-        if jobs and jobs[0].work is not None:
-            await self._work(jobs[0])
-        elif jobs:
-            await self._write_safely(jobs)
+        self._group = group = _Group(jobs)
+        try:
+            if jobs and jobs[0].work is not None:
+                await self._work(jobs[0])
+            elif jobs:
+                await self._write_safely(jobs)
+        finally:
+            self._group = None
+            group.over.set()
         await self._tidy(0.0)
         return 0.0
 

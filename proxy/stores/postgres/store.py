@@ -198,6 +198,9 @@ class PostgresStore:
 
     # What the reconciler needs.
 
+    async def landed(self, collection: str, *, deadline_s: float) -> None:
+        """Return: the server ends what a client that is gone has sent (`connection`)."""
+
     async def key_order(self, collection: str) -> str:
         """Name the native order of keys."""
         return (await self._table(collection)).order_token()
