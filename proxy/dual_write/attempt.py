@@ -36,11 +36,11 @@ class Item:
             other store can hold.
         one_sided: only `target` can hold it, so the other store is not asked.
         intent: its place in the ledger, None when the phase needs none.
-        merged: a store's vector depends on the stored record, which is looked at after the write.
-        corrects: that store is `target`.
-        text: what the vector was made of, None if it was not.
+        resolved: `write` before its vector was decided.
+        merged: a store's vector depends on the stored record.
         other: the secondary's vector, if it is not decided by `write` alone.
-        seen: the record after the write, its key's values too, once it was looked at.
+        seen: the record after the write, its key's values too, where the secondary's vector is
+            made of it.
         answer: what the primary and the secondary said.
         accepted: the primary held the record already, by an earlier try of the same request.
         error: what the client gets instead of an acknowledgement.
@@ -49,12 +49,11 @@ class Item:
     asked: Write
     idempotency_key: str = ""
     write: Write | None = None
+    resolved: Write | None = None
     target: str = ""
     one_sided: bool = False
     intent: Intent | None = None
     merged: bool = False
-    corrects: bool = False
-    text: str | None = None
     other: SideVector | None = None
     seen: Mapping[str, Value] | None = None
     primary: StoreAnswer = field(default_factory=StoreAnswer)
@@ -97,14 +96,16 @@ def intent_drafts(items: Sequence[Item]) -> dict[tuple[str, Key], IntentDraft]:
 def secondary_write(item: Item, spec: CollectionSpec) -> Write | None:
     """Return what the secondary gets once the primary has answered; None if nothing is due.
 
-    A patch reaches the secondary as the full record that the primary holds after it.
+    A patch reaches the secondary as the full record that the primary holds after it. What the
+    primary's record had to be for a write says nothing about the secondary's.
     """
-    write = item.write
-    if item.one_sided:
+    write, result = item.write, item.primary.result
+    if item.one_sided or write is None:
         return None
-    if write is None or write.op is not WriteOp.PATCH:
-        return write
-    result = item.primary.result
+    if result is not None and result.applied is Applied.CHANGED:
+        return None
+    if write.op is not WriteOp.PATCH:
+        return write if write.expected is None else replace(write, expected=None)
     if result is None or result.record is None:
         return None
     record = result.record

@@ -2,8 +2,8 @@
 
 What a write says in full is embedded before the write is admitted, so that no swap of the primary
 waits for a model. A write that changes a part of a record's text is completed from the record that
-the primary holds, under the key's lock; `proxy.dual_write.follow` looks at it again once it is
-written.
+the primary holds, under the key's lock, and expects that record when it is written: another replica
+may change it meanwhile (`proxy.dual_write.primary`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from proxy.dual_write.attempt import Item
 from proxy.dual_write.making import Made, Maker, SideVector, Wish
 from proxy.dual_write.spaces import Spaces
-from proxy.dual_write.texts import Need, after, decided, gives_text, need, values_of
+from proxy.dual_write.texts import Need, after, decided, expected, gives_text, need, values_of
 from proxy.errors import CrossfadeError, Rejected, Unavailable, Violation
 from proxy.ledger.types import Routing
-from proxy.model import CollectionSpec, EmbeddingSpec, Key, Value, Write, WriteOp
+from proxy.model import CollectionSpec, EmbeddingSpec, Expected, Key, Value, Write, WriteOp
 from proxy.routing.phases import secondary_of, writes_both
 from proxy.stores.sides import Sides
 from proxy.vectors import text_of
@@ -33,6 +33,7 @@ class _Draft:
     Attributes:
         need: KEPT, though a part of the text is stored, if the text does not change.
         text: of the record after the write, where a vector is or was made of it.
+        expected: the record that the text is partly of.
     """
 
     item: Item
@@ -41,6 +42,7 @@ class _Draft:
     need: Need
     text: str | None = None
     embedding: EmbeddingSpec | None = None
+    expected: Expected | None = None
 
     @property
     def makes(self) -> bool:
@@ -157,9 +159,12 @@ class Vectors:
     ) -> None:
         """Set the vectors of resolved items whose keys are locked, for each store that is due.
 
-        An item whose own store's vector cannot be made gets the error, and loses its write.
+        An item whose own store's vector cannot be made gets the error, and loses its write. Items
+        that were decided before are decided anew.
         """
         due = [item for item in items if item.write and self._spaces.special(item.asked.collection)]
+        for item in due:
+            item.write = item.resolved = item.resolved or item.write
         if not due:
             return
         must_s = max(0.001, min(left_s, self._maker.limits.primary_s))
@@ -218,17 +223,24 @@ class Vectors:
             spec, embedding = self._spaces.held(side, name), self._spaces.embedding(side, name)
             wanted = need(spec, write)
             values: Mapping[str, Value] | None = None
+            expects: Expected | None = None
             if wanted is Need.WHOLE:
                 values = values_of(spec, write.key, write.fields)
             elif wanted is Need.MERGED:
                 item.merged = True
-                item.corrects = item.corrects or side == item.target
+                expects = expected(spec, write, before)
                 values = after(spec, write, before)
                 if values is None or (before is not None and not gives_text(spec, write)):
                     wanted = Need.KEPT
             text = text_of(embedding, values) if embedding and values is not None else None
             yield _Draft(
-                item=item, write=write, side=side, need=wanted, text=text, embedding=embedding
+                item=item,
+                write=write,
+                side=side,
+                need=wanted,
+                text=text,
+                embedding=embedding,
+                expected=expects,
             )
         if _id(write) in state:
             state[_id(write)] = after(self._spaces.held(item.target, name), write, before)
@@ -246,8 +258,12 @@ class Vectors:
         elif chosen.error is not None:
             fail(item, chosen.error)
         elif item.write is not None:
-            item.write = replace(write, vector=chosen.vector, set_vector=chosen.set_vector)
-            item.text = draft.text
+            item.write = replace(
+                write,
+                vector=chosen.vector,
+                set_vector=chosen.set_vector,
+                expected=draft.expected,
+            )
 
     def _chosen(self, draft: _Draft, made: Made) -> SideVector:
         if draft.makes and draft.text is not None and draft.embedding is not None:

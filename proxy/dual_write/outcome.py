@@ -58,13 +58,19 @@ def dirty_reason(op: WriteOp, primary: StoreAnswer, secondary: StoreAnswer) -> s
     return f"primary: {ours}, secondary: {theirs} {secondary.result.detail}".strip()
 
 
-def refusal(write: Write, result: WriteResult) -> Rejected | None:
+def refusal(write: Write, result: WriteResult) -> CrossfadeError | None:
     """Return the error a client gets for a result of the primary, None if the write succeeded."""
     if result.applied is Applied.DONE:
         return None
     if write.op is WriteOp.DELETE and result.applied is Applied.NOT_FOUND:
         return None
     name = f"{write.collection} {encode_key(write.key)}"
+    if result.applied is Applied.CHANGED:
+        return Unavailable(
+            f"{name} keeps changing under this write; nothing was written.",
+            where="proxy",
+            hint="Retry.",
+        )
     messages = {
         Applied.EXISTS: f"{name} exists already.",
         Applied.NOT_FOUND: f"{name} does not exist.",

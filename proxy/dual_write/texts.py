@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from proxy.model import CollectionSpec, DefaultKind, EmbeddingSpec, Key, Value, Write, WriteOp
+from proxy.model import (
+    CollectionSpec,
+    DefaultKind,
+    EmbeddingSpec,
+    Expected,
+    Key,
+    Value,
+    Write,
+    WriteOp,
+)
 
 
 class Need(Enum):
@@ -57,6 +66,20 @@ def gives_text(spec: CollectionSpec, write: Write) -> bool:
     """True if the write gives a field of the store's template."""
     embedding = spec.vector.embedding if spec.vector is not None else None
     return embedding is not None and bool(_given(spec, embedding, write)[0])
+
+
+def expected(spec: CollectionSpec, write: Write, stored: Mapping[str, Value] | None) -> Expected:
+    """Return what must be stored still for the text of MERGED to be that of the record.
+
+    Args:
+        stored: the values that were read, None if there was no record.
+    """
+    embedding = spec.vector.embedding if spec.vector is not None else None
+    if stored is None or embedding is None:
+        return Expected()
+    given, left_out = _given(spec, embedding, write)
+    # An upsert that gives no text keeps the vector of whatever record there is.
+    return Expected(fields={name: stored.get(name) for name in left_out if given})
 
 
 def decided(spec: CollectionSpec, embedding: EmbeddingSpec, write: Write) -> bool:

@@ -27,14 +27,9 @@ from proxy.dual_write.follow import Follower
 from proxy.dual_write.locks import KeyLocks
 from proxy.dual_write.making import EmbedLimits, Maker
 from proxy.dual_write.numbers import Numbers
-from proxy.dual_write.outcome import StoreAnswer, refused_if_skipped, unproven
-from proxy.dual_write.resolve import (
-    Decided,
-    request_digest,
-    resolve,
-    wanted_numbers,
-    with_key,
-)
+from proxy.dual_write.outcome import StoreAnswer, unproven
+from proxy.dual_write.primary import Primary, Terms
+from proxy.dual_write.resolve import Decided, request_digest, resolve, wanted_numbers, with_key
 from proxy.dual_write.spaces import Spaces
 from proxy.dual_write.stores import apply_on
 from proxy.dual_write.submission import Submission, answer_early, dropped, item_keys
@@ -107,6 +102,7 @@ class DualWriter:
         )
         maker = Maker(parts.embedder, limits)
         self._vectors = Vectors(parts.sides, spaces, maker, parts.specs)
+        self._primary = Primary(parts.sides, self._vectors)
         self._follower = Follower(parts.sides, spaces, maker)
         self.owes_full_verify = False
         self.written_alone: set[tuple[str, Key]] = set()
@@ -398,7 +394,7 @@ class DualWriter:
         both = [item for item in due if dual and item.target == routing.primary]
         for target in sorted({item.target for item in alone}):
             part = [item for item in alone if item.target == target]
-            await self._write_primary(part, target, submission)
+            await self._write_primary(part, target, ticket, submission)
         if both:
             await self._write_both(both, submission, ticket)
         for item in due:
@@ -413,7 +409,7 @@ class DualWriter:
         timers: list[asyncio.TimerHandle] = []
 
         async def write_primary() -> None:
-            await self._write_primary(both, primary, submission)
+            await self._write_primary(both, primary, ticket, submission)
             at_s = 0.0 if early else submission.ends_at_s - patience_s
             loop = asyncio.get_running_loop()
             timers.append(loop.call_at(at_s, answer_early, submission))
@@ -448,18 +444,20 @@ class DualWriter:
         left_s = self._parts.member.lease_left_s()
         return min(wanted_s, max(left_s / 2, left_s - _LEASE_MARGIN_S))
 
-    async def _write_primary(self, due: list[Item], target: str, submission: Submission) -> None:
-        writes = [item.write for item in due if item.write is not None]
-        deadline_s = self._deadline_s(self._settings.primary_deadline_s)
-        answers = await apply_on(
-            self._parts.sides[target], writes, atomic=submission.atomic, deadline_s=deadline_s
+    async def _write_primary(
+        self, due: list[Item], target: str, ticket: Ticket, submission: Submission
+    ) -> None:
+        terms = Terms(
+            routing=ticket.routing,
+            atomic=submission.atomic,
+            made=submission.made,
+            wait_s=lambda: self._deadline_s(self._settings.primary_deadline_s),
+            over=lambda: self._lease_over(ticket),
         )
-        for item, told in zip(due, answers, strict=True):
-            item.primary = refused_if_skipped(told, target)
-            if may_be_ours(item):
-                await self._accept_resumed(item, target)
+        await self._primary.write(due, target, terms)
+        for item in filter(may_be_ours, due):
+            await self._accept_resumed(item, target)
         await self._reach(PausePoint.AFTER_PRIMARY_WRITE)
-        await self._follower.correct(due, target, submission.made, deadline=self._deadline_s)
 
     async def _accept_resumed(self, item: Item, target: str) -> None:
         """Look whether the record that stands in the way of a retried insert is its own."""
