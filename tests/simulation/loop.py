@@ -7,6 +7,7 @@ import contextvars
 import datetime as dt
 import heapq
 import random
+from collections import deque
 from collections.abc import Coroutine, Generator
 from typing import Any
 
@@ -25,6 +26,11 @@ class Stuck(AssertionError):
     """Nothing will ever happen again, or things never stop happening."""
 
 
+def _context_of(handle: asyncio.Handle) -> contextvars.Context:
+    context: contextvars.Context = handle._context  # type: ignore[attr-defined]
+    return context
+
+
 class _NoSelector:
     """Stands where a loop expects something to wait on; nothing outside is ever waited for."""
 
@@ -39,6 +45,9 @@ class SimLoop(asyncio.BaseEventLoop):
     has to wait for the next turn: every interleaving of tasks is possible. Ready callbacks are put
     into the order of their tasks' birth first, so that no address in memory has a say.
     """
+
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
@@ -60,7 +69,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """Return the virtual time, seconds."""
         return self._now_s
 
-    def create_task(  # type: ignore[override]  # one signature for 3.11 and later
+    def create_task(
         self,
         coro: Generator[Any, None, Any] | Coroutine[Any, Any, Any],
         *,
@@ -72,7 +81,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._born += 1
         own.run(_serial.set, self._born)
         task: asyncio.Task[Any] = asyncio.Task(
-            coro,  # type: ignore[arg-type]
+            coro,
             loop=self,
             name=str(name) if name is not None else f"task-{self._born}",
             context=own,
@@ -96,7 +105,7 @@ class SimLoop(asyncio.BaseEventLoop):
             self._take_due()
         chosen = self._choose()
         for handle in chosen:
-            owner = handle._context.get(process, "")
+            owner = _context_of(handle).get(process, "")
             if owner in self._dead:  # it died within this turn
                 self._dead[owner].append(handle)
             elif owner in self._paused:
@@ -105,18 +114,17 @@ class SimLoop(asyncio.BaseEventLoop):
                 handle._run()
 
     def _take_due(self) -> None:
-        while self._scheduled and self._scheduled[0]._when <= self._now_s:
+        while self._scheduled and self._scheduled[0].when() <= self._now_s:
             handle = heapq.heappop(self._scheduled)
-            handle._scheduled = False
             if not handle._cancelled:
                 self._ready.append(handle)
 
     def _pass_time(self) -> None:
         while self._scheduled and self._scheduled[0]._cancelled:
-            heapq.heappop(self._scheduled)._scheduled = False
+            heapq.heappop(self._scheduled)
         if not self._scheduled:
             raise Stuck(f"nothing is scheduled any more, at {self._now_s:.3f} s")
-        self._now_s = max(self._now_s, self._scheduled[0]._when)
+        self._now_s = max(self._now_s, self._scheduled[0].when())
 
     def _choose(self) -> list[asyncio.Handle]:
         """Take some of the ready callbacks, in an order that the seed decides."""
@@ -125,7 +133,7 @@ class SimLoop(asyncio.BaseEventLoop):
         if len(ready) == 1:
             return ready
         rng = self._rng
-        births = [handle._context.get(_serial, 0) for handle in ready]
+        births = [_context_of(handle).get(_serial, 0) for handle in ready]
         turns = {birth: rng.random() for birth in sorted(set(births))}
         order = sorted(range(len(ready)), key=lambda at: (turns[births[at]], births[at]))
         ready = [ready[at] for at in order]

@@ -182,7 +182,7 @@ class Link:
             _deliver,
             sent.reply,
             self._no_answer(sent.call),
-            True,  # noqa: FBT003  # as a failure
+            True,  # as a failure
             context=self._server_side,
         )
 

@@ -47,9 +47,44 @@ class Plan:
 
 
 def make_plan(seed: int) -> Plan:
-    """Draw a run from its seed: half of them are about one or two keys that everybody writes."""
+    """Draw a run from its seed; runs are of three kinds, so that each can go far in its way."""
     rng = random.Random(f"{seed}/plan")
-    return _hot(rng) if rng.random() < 0.5 else _walk(rng)
+    kind = rng.choices((_walk, _hot, _duel), (45, 30, 25))[0]
+    return kind(rng)
+
+
+def _duel(rng: random.Random) -> Plan:
+    """One or two writers against the copiers: the secondary keeps failing, everybody stalls."""
+    start = rng.choice((Phase.DUAL_WRITE, Phase.RAMP, Phase.NEW_PRIMARY))
+    poor = Weather(
+        delay_s=0.004, refused=0.3, reset=rng.choice((0.0, 0.1)), twice=rng.choice((0.0, 0.2))
+    )
+    quick = Weather(delay_s=0.004)
+    stalls = Dangers(stall=0.4, stop=rng.choice((0.0, 0.004)), stall_s=rng.choice((0.1, 0.4)))
+    return Plan(
+        replicas=2,
+        clients=rng.randint(1, 2),
+        writes_each=rng.randint(10, 16),
+        keys=rng.choice((1, 1, 2)),
+        pace_s=rng.choice((0.01, 0.1)),
+        start=start,
+        percent=100.0,
+        weather={
+            "old": poor if start is Phase.NEW_PRIMARY else quick,
+            "new": quick if start is Phase.NEW_PRIMARY else poor,
+            "ledger": Weather(delay_s=0.004, lost=rng.choice((0.0, 0.02))),
+        },
+        replica_dangers=stalls,
+        reconciler_dangers=stalls,
+        walks=False,
+        forward=0.0,
+        outages=0,
+        cuts=0,
+        stops=0,
+        kills=rng.choice((0, 1)),
+        ack=rng.choice(("both", "primary")),
+        ends="as it is",
+    )
 
 
 def _hot(rng: random.Random) -> Plan:

@@ -23,6 +23,7 @@ from proxy.dual_write.deletes import Deletes
 from proxy.dual_write.writer import DualWriter, WriterParts
 from proxy.ledger.base import Ledger
 from proxy.ledger.group_commit import AppendGroup, SettleQueue
+from proxy.model import JsonValue
 from proxy.plane import Plane
 from proxy.read_path import ReaderParts, ReadPath
 from proxy.routing.flags import TrafficFlags
@@ -87,7 +88,10 @@ class Replica:
             }
         )
         self.settle = SettleQueue(
-            at.ledger, at.clock, delay_s=0.02, on_drop=lambda name: self.member.forsake(name)
+            at.ledger,
+            at.clock,
+            delay_s=0.02,
+            on_drop=lambda name: self.member.forsake(name),  # noqa: PLW0108 - made below
         )
         self.member = Membership(
             at.ledger,
@@ -185,7 +189,7 @@ async def _open_gate() -> Sequence[Precondition]:
     return ()
 
 
-async def _no_report() -> Mapping[str, object]:
+async def _no_report() -> Mapping[str, JsonValue]:
     return {}
 
 

@@ -197,14 +197,19 @@ async def _conclude(world: World, operator: Operator, ended: Ended) -> None:
         await _damage(world, operator, ended, other)
 
 
+async def _no_jobs(world: World) -> None:
+    """Wait until every job that was asked for has ended."""
+    left = (JobState.REQUESTED, JobState.RUNNING)
+    ends_s = world.clock.monotonic_s() + QUIET_S
+    while world.clock.monotonic_s() < ends_s:
+        if not any(job.state in left for job in world.ledger.state.jobs.values()):
+            return
+        await asyncio.sleep(0.25)
+
+
 async def _backfilled(world: World, operator: Operator) -> bool:
     """Wait for a backfill that is under way, or for a new one."""
-    left = (JobState.REQUESTED, JobState.RUNNING)
-    jobs = world.ledger.state.jobs
-    for number in [n for n, job in jobs.items() if job.kind is JobKind.BACKFILL]:
-        ends_s = world.clock.monotonic_s() + QUIET_S
-        while jobs[number].state in left and world.clock.monotonic_s() < ends_s:
-            await asyncio.sleep(0.25)
+    await _no_jobs(world)
     return filled(world.ledger.state) or await _retried(operator, JobKind.BACKFILL) is not None
 
 
@@ -246,6 +251,7 @@ async def _quiet(world: World) -> str:
 
 async def _damage(world: World, operator: Operator, ended: Ended, side: str) -> None:
     """Damage some rows behind the proxy's back, and let a verify name them."""
+    await _no_jobs(world)
     rng = random.Random(f"{world.seed}/damage")
     store = world.stores[side]
     keys = sorted(ended.final)

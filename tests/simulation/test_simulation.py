@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.points import EVERY_POINT
-
 ROOT = Path(__file__).parent.parent.parent
 SEEDS = 200
 PART = 50

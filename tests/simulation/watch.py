@@ -81,7 +81,11 @@ class FenceWatch:
         for key in {**old, **new}:
             if old.get(key) != new.get(key) and key not in busy and key not in self._told:
                 self._told.add(key)
-                yield f"{key[0]} is {old.get(key)!r} in old and {new.get(key)!r} in new, unmarked, at {self._state.clock.monotonic_s():.3f}"
+                at_s = self._state.clock.monotonic_s()
+                yield (
+                    f"{key[0]} is {old.get(key)!r} in old and {new.get(key)!r} in new, unmarked,"
+                    f" at {at_s:.3f}"
+                )
 
 
 class StepWatch:
