@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lancedb
 import pytest
 
 from proxy.clock import SystemClock
+from proxy.errors import Unavailable
 from proxy.layouts import StoreSchema
 from proxy.model import KeywordSpec, Write
 from proxy.query import Compare, CompareOp, Projection, SearchMode, SearchQuery
-from proxy.stores.lancedb import LanceStore
+from proxy.stores.lancedb import LanceStore, keyword
 from proxy.stores.lancedb.indexes import build_word_indexes, is_indexed
+from proxy.stores.lancedb.rows import Selection
 from proxy.stores.memory import MemoryStore
+from proxy.stores.memory_words import Text
 from tests.lance import gone, item, lance, schema
 
 WORDS = ("alpha", "beta", "gamma", "delta", "the", "of", "größe", "x1", "日本")
@@ -127,11 +133,11 @@ async def test_an_older_table_is_searched_by_a_scan_until_its_index_is_built(
     await before.close()
     store = lance(tmp_path, data=with_words("english", "title"))
     await store.open()
-    opened, keyword = store.database.table("items"), KeywordSpec(fields=("title",))
-    assert not await is_indexed(opened, keyword)
+    opened, by_title = store.database.table("items"), KeywordSpec(fields=("title",))
+    assert not await is_indexed(opened, by_title)
     assert await found(store, ask("beta")) == ["x"]
     await store.build_index("items")
-    assert await is_indexed(opened, keyword)
+    assert await is_indexed(opened, by_title)
     assert await found(store, ask("beta")) == ["x"]
     await build_word_indexes(opened)
     packed = lance(tmp_path, data=with_words("english", "title", "colour"), read_only=True)
@@ -154,6 +160,59 @@ async def test_a_table_left_half_made_is_finished_when_it_is_opened(tmp_path: Pa
     await store.close()
     with pytest.raises(ValueError, match="already set"):
         await (await database.open_table("item")).set_unenforced_primary_key("id")
+
+
+async def test_a_search_that_reads_the_texts_leaves_the_loop_alone_and_keeps_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = with_words("english", "title", "colour")
+    store, memory = lance(tmp_path, data=data), MemoryStore("old", data, SystemClock())
+    seed = random.Random().randrange(1 << 32)
+    print("seed", seed)
+    rng = random.Random(seed)
+    writes = [
+        item(f"k{at:03d}", title=" ".join(rng.choices(WORDS, k=rng.randrange(6))), count=at)
+        for at in range(400)
+    ]
+    threads: list[int] = []
+    waiting: list[int] = []
+
+    def watched(selection: Selection, rows: Any, *others: Any) -> Iterator[Text]:
+        threads.append(threading.get_ident())
+        waiting.append(rows.num_rows)
+        return read(selection, rows, *others)
+
+    read = keyword._read
+    monkeypatch.setattr(keyword, "_read", watched)
+    one = Compare(field="count", op=CompareOp.EQ, value=7)
+    for each in (store, memory):
+        await each.open()
+        await each.apply(writes, atomic=False, deadline_s=20)
+    for text in (*QUERIES, "-nothing"):
+        for asked in (ask(text, 10), replace(ask(text), filter=one)):
+            mine = await store.search(asked, deadline_s=20)
+            theirs = await memory.search(asked, deadline_s=20)
+            assert [(hit.record.key, hit.similarity) for hit in mine.hits] == [
+                (hit.record.key, hit.similarity) for hit in theirs.hits
+            ], f"{text} seed {seed}"
+    assert threads
+    assert threading.get_ident() not in threads
+    assert max(waiting) <= keyword._SCANNED_ROWS
+    waiting.clear()
+    await store.search(replace(ask("-nothing"), filter=one), deadline_s=20)
+    assert sum(waiting) == 1
+    await store.close()
+
+
+async def test_a_search_that_reads_the_texts_ends_at_its_deadline(tmp_path: Path) -> None:
+    store = lance(tmp_path, data=with_words("english", "title"))
+    await store.open()
+    await store.apply([item("x", title="alpha")], atomic=False, deadline_s=20)
+    async with store.database.table("items").scanning:  # another one reads
+        with pytest.raises(Unavailable, match=r"within 0\.05 s"):
+            await store.search(ask("-nothing"), deadline_s=0.05)
+    assert await found(store, ask("-nothing")) == ["x"]
+    await store.close()
 
 
 @pytest.mark.parametrize("text", ["\0", "\ud800", "(" * 5000, "a:b^2~*", "x" * 50_000, "+-|&!"])

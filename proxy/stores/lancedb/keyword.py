@@ -3,28 +3,31 @@
 The words are parsed as for every store (`proxy.stores.words`). A word may be in any of the keyword
 fields. Words of the language that mean nothing (the, of) are left out of a query, as PostgreSQL
 does, unless it has no others. LanceDB cannot say "everything but", nor index a packed field: those
-searches read the texts and compare words as they are written.
+searches read the texts and compare words as they are written, in a thread, one search of a table
+at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import lancedb
 from lancedb.query import BooleanQuery, MatchQuery, Occur, PhraseQuery
 
 from proxy.canonical import key_sort_text
-from proxy.model import Key, KeywordSpec, Metric, Record
-from proxy.query import Hit, Projection, Scoring, SearchQuery, SearchResult, fields_of
+from proxy.model import CollectionSpec, Key, KeywordSpec, Metric, Record
+from proxy.query import Hit, Projection, Scoring, SearchQuery, SearchResult
 from proxy.stores.lancedb.indexes import LANGUAGES, is_indexed, tokenizer, word_columns
-from proxy.stores.lancedb.rows import select
+from proxy.stores.lancedb.rows import Selection, select
 from proxy.stores.lancedb.scan import Scan, batches, decide, needed, prepare
 from proxy.stores.lancedb.sql import keys_in
 from proxy.stores.lancedb.table import OpenTable, Table
 from proxy.stores.memory_rows import project
-from proxy.stores.memory_words import best_words
+from proxy.stores.memory_words import Best, Counts, Text, read_text
 from proxy.stores.modes import require_keyword_search
 from proxy.stores.words import AllOf, AnyOf, Phrase, Without, Word, Words, parse
 
@@ -34,6 +37,8 @@ _PHRASE: Final[Any] = PhraseQuery
 _SPARE: Final = 32
 _GROWTH: Final = 8
 _CLOSE: Final = 1e-5
+_SCANNED_ROWS: Final = 128
+"""Rows whose texts are in memory at once, while a search reads them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ async def search_words(opened: OpenTable, query: SearchQuery, store: str) -> Sea
         if await is_indexed(opened, keyword):
             words = _compile(table, keyword, without_stop_words(tree, keyword))
         if words is None:
-            hits = await _scanned(opened, query, keyword)
+            hits = await _scanned(opened, query, keyword, tree)
         else:
             scan = prepare(table, query.filter)
             ask = _Ask(query=query, keyword=keyword, scan=scan, words=words)
@@ -147,21 +152,47 @@ def _hit(query: SearchQuery, record: Record, score: float) -> Hit:
     return Hit(record=project(record, query.projection), distance=0.0, similarity=score)
 
 
-async def _scanned(opened: OpenTable, query: SearchQuery, keyword: KeywordSpec) -> list[Hit]:
-    """Read every text, rank, and fetch the hits; the texts of the collection are in memory."""
+async def _scanned(
+    opened: OpenTable, query: SearchQuery, keyword: KeywordSpec, tree: Words
+) -> list[Hit]:
+    """Read the texts, a few at a time, and keep the best; the search's deadline ends it.
+
+    Words are counted over the whole collection, as BM25 asks (searches for nothing but exclusions
+    rank by nothing), and then looked for in the rows that the filter leaves.
+    """
     table = opened.table
-    fields = {*keyword.fields, *(fields_of(query.filter) if query.filter is not None else ())}
-    selection = select(table, Projection(fields=tuple(fields)))
-    records: list[Record] = []
-    async for rows in batches(opened.handle, prepare(table, None), selection):
-        records += selection.records(rows)
-    hits = best_words(records, query, table.spec, keyword)
-    found = await _fetched(opened, [hit.record.key for hit in hits], query.projection)
+    async with opened.scanning:
+        counts = Counts(tree)
+        if counts.leaves:
+            async for texts in _texts(opened, prepare(table, None), keyword):
+                await asyncio.to_thread(lambda made: counts.add(made()), texts)
+        best = Best(tree, counts, query.limit)
+        async for texts in _texts(opened, prepare(table, query.filter), keyword):
+            await asyncio.to_thread(lambda made: best.add(made()), texts)
+    found = await _fetched(opened, [record.key for _, record in best.found], query.projection)
     return [
-        _hit(query, found[hit.record.key], hit.similarity)
-        for hit in hits
-        if hit.record.key in found
+        _hit(query, found[record.key], score) for score, record in best.found if record.key in found
     ]
+
+
+async def _texts(
+    opened: OpenTable, scan: Scan, keyword: KeywordSpec
+) -> AsyncIterator[Callable[[], Iterator[Text]]]:
+    """Yield what reads the words of some rows: work for a thread."""
+    spec = opened.table.spec
+    selection = needed(scan, Projection(fields=keyword.fields))
+    async for rows in batches(opened.handle, scan, selection, rows_max=_SCANNED_ROWS):
+        yield partial(_read, selection, rows, spec, keyword)
+
+
+def _read(
+    selection: Selection, rows: Any, spec: CollectionSpec, keyword: KeywordSpec
+) -> Iterator[Text]:
+    for record in selection.records(rows):
+        text = read_text(record, spec, keyword)
+        yield Text(
+            Record(collection=spec.name, key=record.key, fields={}), text.places, text.length
+        )
 
 
 async def _fetched(

@@ -51,12 +51,14 @@ def needed(scan: Scan, projection: Projection) -> Selection:
     return select(scan.table, Projection(fields=fields, vector=projection.vector))
 
 
-async def batches(handle: Any, scan: Scan, selection: Selection) -> AsyncIterator[Any]:
+async def batches(
+    handle: Any, scan: Scan, selection: Selection, *, rows_max: int = BATCH_ROWS
+) -> AsyncIterator[Any]:
     """Yield matching rows as pyarrow.Tables of `selection.names`."""
     query = handle.query()
     if scan.sql is not None:
         query = query.where(scan.sql)
-    reader = await query.select(selection.names).to_batches(max_batch_length=BATCH_ROWS)
+    reader = await query.select(selection.names).to_batches(max_batch_length=rows_max)
     async for batch in reader:
         rows = pa.Table.from_batches([batch])
         if scan.rest is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -71,11 +72,13 @@ class OpenTable:
     Attributes:
         handle: the AsyncTable that reads and writes go through; it is at the newest version.
         held: how many pages read an older version; none is cleaned up while one does.
+        scanning: held by a search that reads the texts of the table: one does at a time.
     """
 
     table: Table
     handle: Any
     held: int = 0
+    scanning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 def compile_table(spec: CollectionSpec, layout: Layout) -> Table:
