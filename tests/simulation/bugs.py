@@ -175,9 +175,12 @@ def _a_cancelled_request_stops_its_write() -> Patches:
 
 
 def _no_lease_check() -> Patches:
-    yield mock.patch.object(DualWriter, "_lease_over", lambda self, ticket: False)
-    yield mock.patch.object(DualWriter, "_deadline_s", lambda self, wanted_s: wanted_s)
-    yield mock.patch.object(Membership, "lease_left_s", lambda self: 1000.0)
+    def as_wanted(self: DualWriter, wanted_s: float) -> float:
+        return wanted_s
+
+    yield mock.patch.object(DualWriter, "_lease_over", return_value=False)
+    yield mock.patch.object(DualWriter, "_deadline_s", as_wanted)
+    yield mock.patch.object(Membership, "lease_left_s", return_value=1000.0)
 
 
 def _late_writes_are_settled_at_once() -> Patches:
@@ -287,12 +290,12 @@ def _swap_without_draining() -> Patches:
     async def nothing(self: Switch, held: Routing, limit_s: float) -> None:
         """Nobody is waited for."""
 
-    yield mock.patch.object(MemoryRouting, "_require_drained", lambda self: None)
+    yield mock.patch.object(MemoryRouting, "_require_drained")
     yield mock.patch.object(Switch, "_stop_writing", nothing)
 
 
 def _acknowledge_too_early() -> Patches:
-    yield mock.patch.object(Membership, "_older_than", lambda self, epoch: False)
+    yield mock.patch.object(Membership, "_older_than", return_value=False)
 
 
 def _steps_without_preconditions() -> Patches:

@@ -33,14 +33,17 @@ class Operator:
         """Go on until told to stop."""
         while self.going:
             await self._world.clock.sleep(self._rng.random() * _REST_S)
-            if not self.going:
-                return
-            if not self._world.plan.walks:
-                await self.job(self._rng.choice(_JOBS), 2.0)
-            elif self._rng.random() < self._world.plan.forward:
-                await self._forward()
-            else:
-                await self._back()
+            await self._act()
+
+    async def _act(self) -> None:
+        if not self.going:
+            return
+        if not self._world.plan.walks:
+            await self.job(self._rng.choice(_JOBS), 2.0)
+        elif self._rng.random() < self._world.plan.forward:
+            await self._forward()
+        else:
+            await self._back()
 
     async def _forward(self) -> None:
         routing = self._world.ledger.state.routing
