@@ -9,7 +9,8 @@ import pyarrow as pa
 from proxy.errors import StoreProblem
 from proxy.layouts import Column, ColumnKind, IndexSpec, Layout
 from proxy.model import CollectionSpec
-from proxy.stores.lancedb.table import Table
+from proxy.stores.lancedb.sql import identifier
+from proxy.stores.lancedb.table import OpenTable, Table
 from proxy.stores.lancedb.types import allowed_names, column_type
 
 INDEX_METHODS: Final = ("ivf_flat", "ivf_pq")
@@ -80,6 +81,22 @@ def table_problems(store: str, table: Table, actual: Any) -> list[StoreProblem]:
         if field.name not in known and not field.nullable
     ]
     return [StoreProblem(store=store, what=what) for what in found]
+
+
+async def key_problems(store: str, opened: OpenTable) -> list[StoreProblem]:
+    """Look for rows without a key: an older table's column may be null."""
+    schema, found = await opened.handle.schema(), []
+    for column in opened.table.key_columns:
+        if not schema.field(column.name).nullable:
+            continue
+        rows = await opened.handle.count_rows(f"{identifier(column.name)} IS NULL")
+        if rows:
+            what = (
+                f"column {column.name} of table {opened.table.name} is part of the key of"
+                f" {opened.table.spec.name}, and null in {rows} row(s)"
+            )
+            found.append(StoreProblem(store=store, what=what))
+    return found
 
 
 def _same(expected: Any, actual: Any) -> bool:

@@ -14,7 +14,7 @@ import lancedb
 from proxy.config.settings import LanceSettings
 from proxy.errors import Corrupt, Reason, Rejected, StoreProblem, Unavailable
 from proxy.layouts import StoreSchema
-from proxy.stores.lancedb.checks import layout_problems, table_problems
+from proxy.stores.lancedb.checks import key_problems, layout_problems, table_problems
 from proxy.stores.lancedb.errors import reading
 from proxy.stores.lancedb.folder import Folder, WriterLock, locate
 from proxy.stores.lancedb.indexes import build_word_indexes
@@ -140,7 +140,11 @@ class Database:
     async def check(self) -> list[StoreProblem]:
         """Look at layouts and tables anew."""
         self.connected()
-        return await self._open_tables(create=False)
+        problems = await self._open_tables(create=False)
+        for collection, opened in self._tables.items():
+            async with reading(self.store, collection, _OPEN_DEADLINE_S):
+                problems += await key_problems(self.store, opened)
+        return problems
 
     def connected(self) -> Any:
         """Return the connection.
@@ -221,7 +225,9 @@ async def _finish(table: Table, handle: Any) -> None:
     schema = await handle.schema()
     if table_problems("", table, schema):
         return
-    # LanceDB knows no key of several columns.
-    if len(columns) == 1 and not schema.field(columns[0].name).metadata:
-        await handle.set_unenforced_primary_key(columns[0].name)
+    # LanceDB knows no key of several columns, nor of one that may be null.
+    if len(columns) == 1:
+        field = schema.field(columns[0].name)
+        if not field.metadata and not field.nullable:
+            await handle.set_unenforced_primary_key(field.name)
     await build_word_indexes(OpenTable(table, handle))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from proxy.canonical import key_sort_text
-from proxy.errors import Reason, Rejected
-from proxy.model import Key, Record
+from proxy.errors import Corrupt, Reason, Rejected
+from proxy.model import Key, Record, encode_key
 from proxy.query import KeyRange, Order
 from proxy.stores.arrow import DIALECT, ArrowPlan, encode_batch
 from proxy.stores.base import BulkTarget, KeyDigest, RangeDigest
@@ -64,9 +65,29 @@ async def split(handle: Any, table: Table, rows_per_range: int) -> list[KeyRange
 
 
 async def range_keys(handle: Any, table: Table, keys: KeyRange) -> list[Key]:
-    """Return every key of a range, ascending."""
+    """Return every key of a range, ascending.
+
+    Raises:
+        Corrupt: a key comes twice.
+    """
     selection = select(table, KEYS)
-    return selection.keys(await _ordered(handle, table, keys, selection).to_arrow())
+    found = selection.keys(await _ordered(handle, table, keys, selection).to_arrow())
+    return require_distinct(table, found)
+
+
+def require_distinct(table: Table, keys: list[Key]) -> list[Key]:
+    """Return keys that are in order; LanceDB itself lets a table have one twice.
+
+    Raises:
+        Corrupt: a key comes twice.
+    """
+    for one, next_one in pairwise(keys):
+        if one == next_one:
+            raise Corrupt(
+                f"The table {table.name} has the key {encode_key(one)} of {table.spec.name} twice.",
+                hint="Delete the row that is wrong, in LanceDB itself.",
+            )
+    return keys
 
 
 async def _digested(
@@ -96,6 +117,7 @@ async def key_digests(
         named = zip(digester.selection.keys(rows), found, strict=True)
         made += [KeyDigest(key=key, digest=value) for key, value in named]
     made.sort(key=lambda item: key_sort_text(item.key))
+    require_distinct(table, [item.key for item in made])
     return made
 
 
@@ -160,9 +182,14 @@ class LancePage:
 
 
 async def open_page(store: str, moment: Moment, limit: int) -> LancePage:
-    """Read the page's keys."""
+    """Read the page's keys, and one more: it may be the last one again.
+
+    Raises:
+        Corrupt: a key comes twice.
+    """
     selection = select(moment.table, KEYS)
-    query = _ordered(moment.handle, moment.table, moment.span, selection).limit(limit)
+    query = _ordered(moment.handle, moment.table, moment.span, selection).limit(limit + 1)
     async with reading(store, moment.table.spec.name, moment.deadline_s):
         rows = await query.to_arrow()
-    return LancePage(store, moment, selection.keys(rows))
+    keys = require_distinct(moment.table, selection.keys(rows))
+    return LancePage(store, moment, keys[:limit])

@@ -239,10 +239,12 @@ class LanceStore:
         await self._landed(collection, deadline_s)
 
     async def _landed(self, collection: str, deadline_s: float) -> float:
-        """As `landed`; return what is left of the time."""
+        """As `landed`, and look for what bypassed the proxy; return what is left of the time."""
         writer, began_s = self.writers.get(collection), self._clock.monotonic_s()
         if writer is not None:
             await writer.landed(deadline_s=min(deadline_s, _LANDED_S_MAX))
+            async with reading(self.name, collection, deadline_s):
+                await self.database.table(collection).handle.checkout_latest()
         return max(0.0, deadline_s - (self._clock.monotonic_s() - began_s))
 
     async def key_order(self, collection: str) -> str:
