@@ -15,7 +15,7 @@ from proxy.dual_write.embed import Vectors
 from proxy.dual_write.making import Made
 from proxy.dual_write.outcome import StoreAnswer, refused_if_skipped
 from proxy.dual_write.stores import apply_on
-from proxy.errors import Unavailable
+from proxy.errors import Reason, Rejected, Unavailable
 from proxy.ledger.types import Routing
 from proxy.model import Applied, Key
 from proxy.stores.sides import Sides
@@ -47,6 +47,22 @@ class Primary:
         self._sides = sides
         self._vectors = vectors
 
+    def require_whole(self, items: Sequence[Item]) -> None:
+        """Return if the store that answers can apply these writes all or none.
+
+        Raises:
+            Rejected(UNIMPLEMENTED): it has no transactions; nothing was written.
+        """
+        targets = {item.target for item in items} if len(items) > 1 else set()
+        for target in targets:
+            if not self._sides.store(target).capabilities.transactions:
+                raise Rejected(
+                    f"The {target} store has no transactions, so {len(items)} writes cannot be all"
+                    " or none.",
+                    reason=Reason.UNIMPLEMENTED,
+                    hint="Send the batch without atomic: each write has an outcome of its own.",
+                )
+
     async def write(self, items: Sequence[Item], target: str, terms: Terms) -> None:
         """Write the items in order, and note the store's answers.
 
@@ -56,12 +72,12 @@ class Primary:
         whole = terms.atomic and self._sides.store(target).capabilities.transactions
         terms = replace(terms, atomic=whole)
         for number, part in enumerate([list(items)] if whole else _in_turn(items)):
-            if number and terms.over():
-                late = Unavailable("The lease ran out before this write.", where="ledger")
-                for item in part:
-                    item.primary = StoreAnswer(error=late)
-            else:
+            unsent = _barred(items, terms) if number else None
+            if unsent is None:
                 await self._write(part, target, terms)
+                continue
+            for item in part:
+                item.primary = StoreAnswer(error=unsent)
 
     async def _write(self, items: list[Item], target: str, terms: Terms) -> None:
         for left in reversed(range(_TRIES)):
@@ -85,6 +101,16 @@ class Primary:
             if item.write is None:
                 item.write, failed = write, True
         return [] if terms.atomic and failed else [item for item in items if item.error is None]
+
+
+def _barred(items: Sequence[Item], terms: Terms) -> Unavailable | None:
+    """Return why the rest of a batch is not sent."""
+    why = "the lease ran out" if terms.over() else ""
+    if any(item.primary.uncertain for item in items):
+        why = "nobody knows how one before it ended, which may still come after it"
+    if not why:
+        return None
+    return Unavailable(f"This write of a batch was not sent: {why}.", where="proxy", hint="Retry.")
 
 
 def _in_turn(items: Sequence[Item]) -> list[list[Item]]:

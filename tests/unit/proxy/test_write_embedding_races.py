@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import Reason, Rejected, Unavailable
+from proxy.errors import Ambiguous, Reason, Rejected, Unavailable
 from proxy.ledger.types import Phase
 from proxy.model import Expected, Write, WriteOp
 from tests.embedding import FakeEmbedder
@@ -177,6 +177,26 @@ async def test_a_batch_whose_record_changed_in_between_is_applied_in_its_order(
             assert text_of((await stored(rig, "old", number)).fields) == text
             assert await vectors(rig, number) == (vector(text), vector(text))
         assert await rig.dirty(COLLECTION) == set()
+
+
+async def test_a_batch_goes_no_further_than_a_write_that_may_still_land(
+    made: FakeEmbedder,
+) -> None:
+    async with interrupted(made) as (rig, between):
+        apply, lost = between.apply, Ambiguous("The answer is lost.", where="old")
+
+        async def losing(writes: Sequence[Write], **options: Any) -> Any:
+            await apply(writes, **options)
+            raise lost
+
+        between.apply = losing  # type: ignore[method-assign]
+        batch = [patch(description="C"), patch(title="A2")]
+        first, second = await rig.plane.batch(batch, atomic=False, context=context())
+        assert first.error is lost
+        assert isinstance(second.error, Unavailable)
+        assert "was not sent: nobody knows" in second.error.message
+        assert (await stored(rig, "old")).vector == vector("A C")
+        assert await rig.dirty(COLLECTION) == {KEY}
 
 
 async def test_an_upsert_of_a_record_that_was_made_or_deleted_in_between_is_made_anew(
