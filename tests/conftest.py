@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Before anything imports gRPC: its fork handlers can hang a test that starts a process.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 import shutil
 import sys
 import tempfile

@@ -173,6 +173,11 @@ def warn_settings(settings: Settings, source: Source) -> tuple[str, ...]:
         if has_password(part.dsn) and (name, "dsn") not in source.from_environment:
             where = source.where((name, "dsn"))
             found.append(f"{where} holds a password in clear text; write ${{VARIABLE}} instead")
+        if part.engine == "lancedb":
+            found.append(
+                f"{name} is LanceDB, which has no transactions: while it is primary, an atomic"
+                " batch of several writes is refused (UNIMPLEMENTED)"
+            )
         if part.engine == "memory":
             found.append(
                 f"{name} is in memory: it is empty at every start, and seen by nobody else"

@@ -12,6 +12,8 @@ from proxy.config.settings import WriteSettings
 from proxy.errors import Ambiguous, Reason, Rejected, Unavailable
 from proxy.ledger.types import Intent, IntentDraft, Phase, Routing
 from proxy.model import Key, Write, WriteOp
+from proxy.query import SearchMode
+from proxy.stores.base import Capabilities
 from tests.rig import Rig, context, faulty_stores, replica, upsert, with_source
 
 KEY: Key = ("rust", "serde", "a")
@@ -282,6 +284,23 @@ async def test_an_atomic_batch_is_all_or_nothing_and_names_the_culprit(rig: Rig)
     assert await rig.stored("old", OTHER) is None
     assert await rig.stored("new", OTHER) is None
     assert await rig.dirty() == set()
+
+
+async def test_a_store_without_transactions_refuses_an_atomic_batch_before_anything_is_written(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = frozenset({SearchMode.VECTOR})
+    plain = Capabilities(transactions=False, search_modes=modes)
+    monkeypatch.setattr(rig.stores["old"], "capabilities", plain, raising=False)
+    with pytest.raises(Rejected, match="no transactions") as caught:
+        await rig.plane.batch([upsert(KEY), upsert(OTHER)], atomic=True, context=context())
+    assert caught.value.reason is Reason.UNIMPLEMENTED
+    assert await rig.stored("old", KEY) is None
+    assert await rig.stored("new", KEY) is None
+    assert await rig.dirty() == set()
+    items = await rig.plane.batch([upsert(KEY), upsert(OTHER)], atomic=False, context=context())
+    assert all(item.ack is not None for item in items)
+    assert (await rig.plane.batch([upsert(KEY)], atomic=True, context=context()))[0].ack
 
 
 class LedgerDown:
