@@ -28,7 +28,8 @@ class Pieces:
     """The texts that wait in the worker.
 
     A chunk starts with the oldest text, those of a search first, and takes those of the same
-    model that are nearest to it in length: padding stays small, and nothing starves.
+    model that are nearest to it in length: padding stays small, and nothing starves. Models take
+    turns, so that a text waits for one chunk of a slower model, not for all that came before.
 
     Args:
         characters_max: a chunk's texts times the length of its longest, at most.
@@ -40,7 +41,8 @@ class Pieces:
         self._clipped = clipped
         self._waiting: dict[int, Piece] = {}
         self._by_length: dict[tuple[str, bool], list[tuple[int, int]]] = {}
-        self._urgent: dict[int, None] = {}
+        self._order: dict[tuple[str, bool], dict[int, None]] = {}
+        self._turns: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -49,26 +51,46 @@ class Pieces:
         """Let texts wait, in this order."""
         for piece in pieces:
             self._waiting[piece.text_id] = piece
-            if piece.urgent:
-                self._urgent[piece.text_id] = None
+            self._turns.setdefault(piece.model)
+            self._order.setdefault((piece.model, piece.urgent), {})[piece.text_id] = None
             lengths = self._by_length.setdefault((piece.model, piece.urgent), [])
             insort(lengths, (self._length(piece), piece.text_id))
 
     def take(self) -> list[Piece]:
         """Return the next chunk; [] if nothing waits."""
-        first_id = next(iter(self._urgent), None)
-        if first_id is None:
-            first_id = next(iter(self._waiting), None)
-        if first_id is None:
+        first = self._first()
+        if first is None:
             return []
-        first = self._waiting[first_id]
+        # Whose turn it was comes last the next time.
+        del self._turns[first.model]
+        self._turns[first.model] = None
         lengths = self._by_length[first.model, first.urgent]
-        start, end = self._around(lengths, bisect_left(lengths, (self._length(first), first_id)))
+        start, end = self._around(
+            lengths, bisect_left(lengths, (self._length(first), first.text_id))
+        )
         taken = [text_id for _, text_id in lengths[start:end]]
         del lengths[start:end]
         for text_id in taken:
-            self._urgent.pop(text_id, None)
+            del self._order[first.model, first.urgent][text_id]
         return [self._waiting.pop(text_id) for text_id in taken]
+
+    def remove(self, text_ids: Sequence[int]) -> list[int]:
+        """Forget texts; return those that were waiting."""
+        found = [text_id for text_id in text_ids if text_id in self._waiting]
+        for text_id in found:
+            piece = self._waiting.pop(text_id)
+            del self._order[piece.model, piece.urgent][text_id]
+            lengths = self._by_length[piece.model, piece.urgent]
+            del lengths[bisect_left(lengths, (self._length(piece), text_id))]
+        return found
+
+    def _first(self) -> Piece | None:
+        """Return the text that is next: a search's, of the model whose last turn is longest ago."""
+        for urgent in (True, False):
+            for model in self._turns:
+                for text_id in self._order.get((model, urgent), ()):
+                    return self._waiting[text_id]
+        return None
 
     def _around(self, lengths: list[tuple[int, int]], at: int) -> tuple[int, int]:
         """Return the slice of texts around `at` that fits, widened towards the nearer side."""

@@ -38,6 +38,8 @@ class Kind(IntEnum):
     """From the worker: vectors of some of the texts."""
     REFUSED = 6
     """From the worker: some texts have no vector, and why."""
+    CANCEL = 7
+    """To the worker: texts that nobody waits for any more; it refuses those it has not begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,13 @@ class Embed:
     urgent: bool
     ids: Sequence[int]
     texts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Texts that need not be computed."""
+
+    ids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +105,9 @@ class Vectors:
     by_id: Mapping[int, bytes]
 
 
-def encode(kind: Kind, body: Start | Embed | Refused | Failed | Mapping[str, int]) -> bytes:
+def encode(
+    kind: Kind, body: Start | Embed | Cancel | Refused | Failed | Mapping[str, int]
+) -> bytes:
     """Return the frame of a JSON body, with its length in front."""
     data = body if isinstance(body, Mapping) else asdict(body)
     return _framed(kind, json.dumps(data).encode("ascii"))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from proxy.embedding import frames
-from proxy.embedding.frames import Embed, Failed, Kind, Refused, Start, Vectors
+from proxy.embedding.frames import Cancel, Embed, Failed, Kind, Refused, Start, Vectors
 from proxy.errors import ConfigInvalid, Unavailable, Violation
 
 log = logging.getLogger(__name__)
@@ -39,10 +39,17 @@ class WorkerLink:
 
     def send(self, embed: Embed) -> None:
         """Send texts; what is in the pipe is bounded by what the caller has outstanding."""
+        self._write(frames.encode(Kind.EMBED, embed))
+
+    def cancel(self, cancel: Cancel) -> None:
+        """Tell of texts that nobody waits for any more; each is answered all the same."""
+        self._write(frames.encode(Kind.CANCEL, cancel))
+
+    def _write(self, frame: bytes) -> None:
         pipe = self._process.stdin
         # A pipe that is closing belongs to a dead worker; `receive` says so.
         if pipe is not None and not pipe.is_closing():
-            pipe.write(frames.encode(Kind.EMBED, embed))
+            pipe.write(frame)
 
     async def receive(self) -> Vectors | Refused:
         """Return the next answer.

@@ -13,7 +13,7 @@ from typing import Protocol
 from proxy.clock import Clock
 from proxy.config.settings import EmbedderSettings
 from proxy.embedding.cpus import usable_cpus
-from proxy.embedding.frames import Embed, Refused, Start, Vectors
+from proxy.embedding.frames import Cancel, Embed, Refused, Start, Vectors
 from proxy.embedding.link import start_worker
 from proxy.embedding.locate import locate
 from proxy.embedding.text_queue import TextQueue
@@ -38,6 +38,8 @@ class Link(Protocol):
 
     def send(self, embed: Embed) -> None: ...
 
+    def cancel(self, cancel: Cancel) -> None: ...
+
     async def receive(self) -> Vectors | Refused: ...
 
     def kill(self) -> None: ...
@@ -54,9 +56,9 @@ class Starter(Protocol):
 class ProcessEmbedder:
     """Meets `proxy.embedding.base.Embedder` with one worker process for all models.
 
-    Texts of all callers wait in one queue; the worker holds at most a batch of them, so that it
-    is never idle and a later caller is not behind a long queue in the worker. A dead worker fails
-    those who wait and is started anew, with a growing pause between failures.
+    Texts of all callers wait in one queue; the worker holds at most a batch of each model's, so
+    that it is never idle and a later caller is not behind a long queue in the worker. A dead worker
+    fails those who wait and is started anew, with a growing pause between failures.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class ProcessEmbedder:
         self._starter = starter
         self._clock = clock
         self._start = _start(settings, models)
-        self._window = max(settings.batch_texts_max, 2 * self._start.lanes)
-        self._queue = TextQueue(texts_max=settings.queue_texts_max)
+        self._queue = TextQueue(
+            texts_max=settings.queue_texts_max,
+            window=max(settings.batch_texts_max, 2 * self._start.lanes),
+        )
         self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._dims: dict[str, int] = {}
@@ -171,7 +175,9 @@ class ProcessEmbedder:
             await done.wait()
             return call.vectors()
         finally:
-            self._queue.drop(call)
+            abandoned = self._queue.drop(call)
+            if abandoned and self._link is not None:
+                self._link.cancel(Cancel(ids=abandoned))
 
     def _gather(self, *, urgent: bool) -> None:
         """Send now what must not wait for company; let the rest wait a little."""
@@ -193,12 +199,9 @@ class ProcessEmbedder:
         """Send texts to the worker, as many as it may hold; searches beside them."""
         if self._link is None:
             return
+        texts_max = self._settings.batch_texts_max
         for urgent in (True, False):
-            while (room := self._window - self._queue.outstanding(urgent=urgent)) > 0:
-                texts_max = min(room, self._settings.batch_texts_max)
-                embed = self._queue.take(urgent=urgent, texts_max=texts_max)
-                if embed is None:
-                    break
+            while (embed := self._queue.take(urgent=urgent, texts_max=texts_max)) is not None:
                 self._counts["batches"] += 1
                 self._link.send(embed)
 
@@ -224,8 +227,8 @@ class ProcessEmbedder:
                 return error.message
             self._counts["answers"] += 1
             if isinstance(answer, Refused):
-                self._counts["texts_refused"] += len(answer.ids)
-                self._queue.refuse(answer.ids, _refusal(answer))
+                missed = self._queue.refuse(answer.ids, _refusal(answer))
+                self._counts["texts_refused"] += missed
             else:
                 self._counts["texts"] += len(answer.by_id)
                 self._queue.settle(answer.by_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import sys
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,29 +59,32 @@ class TextQueue:
     """Texts by caller. `take` goes round the callers, a text of each in turn.
 
     So a backfill with a thousand texts delays a single insert by one batch, not by a thousand
-    texts. A text that is already waiting or being computed is not taken twice.
+    texts. A text that is already waiting or being computed is not taken twice. Each model has its
+    own bounds, so that a slow one takes nothing from another.
 
     Args:
-        texts_max: texts that may wait, documents and searches each.
+        texts_max: texts of a model that may wait, documents and searches each.
+        window: texts of a model that the worker may have, documents and searches each.
     """
 
-    def __init__(self, *, texts_max: int) -> None:
+    def __init__(self, *, texts_max: int, window: int = sys.maxsize) -> None:
         self._texts_max = texts_max
+        self._window = window
         self._next_id = 0
         self._by_text: dict[tuple[str, bool, str], _Entry] = {}
         self._sent: dict[int, _Entry] = {}
         self._rings: dict[bool, deque[Call]] = {False: deque(), True: deque()}
-        self._waiting = {False: 0, True: 0}
-        self._outstanding = {False: 0, True: 0}
+        self._waiting: Counter[tuple[str, bool]] = Counter()
+        self._outstanding: Counter[tuple[str, bool]] = Counter()
         self.joined = 0
 
     def waiting(self, *, urgent: bool) -> int:
         """Return how many texts wait."""
-        return self._waiting[urgent]
+        return _of(self._waiting, urgent)
 
     def outstanding(self, *, urgent: bool) -> int:
         """Return how many texts the worker has."""
-        return self._outstanding[urgent]
+        return _of(self._outstanding, urgent)
 
     def add(
         self, model: str, texts: Sequence[str], *, urgent: bool, on_done: Callable[[], None]
@@ -92,9 +96,10 @@ class TextQueue:
         """
         distinct = dict.fromkeys(texts)
         fresh = sum((model, urgent, text) not in self._by_text for text in distinct)
-        if self._waiting[urgent] + fresh > self._texts_max:
+        waiting = self._waiting[model, urgent]
+        if waiting + fresh > self._texts_max:
             raise Rejected(
-                f"{self._waiting[urgent]} texts wait for their embedding already.",
+                f"{waiting} texts wait for their embedding by {model} already.",
                 reason=Reason.RESOURCE_EXHAUSTED,
                 hint="Send fewer at once and try again; embedder.queue_texts_max is the bound.",
             )
@@ -112,7 +117,7 @@ class TextQueue:
         return call
 
     def take(self, *, urgent: bool, texts_max: int) -> Embed | None:
-        """Return the next texts for the worker, all of one model; None if none waits."""
+        """Return the next texts for the worker, all of one model; None if none may be sent."""
         taken: list[_Entry] = []
         others: list[Call] = []
         characters = 0
@@ -122,7 +127,7 @@ class TextQueue:
             entry = _next_unsent(call)
             if entry is None:
                 continue
-            if taken and entry.model != taken[0].model:
+            if not self._fits(entry, taken):
                 others.append(call)
                 continue
             if taken and characters + len(entry.text) > CHARACTERS_MAX:
@@ -145,38 +150,58 @@ class TextQueue:
                 entry.vector = vector
                 _tell(entry)
 
-    def refuse(self, text_ids: Iterable[int], error: CrossfadeError) -> None:
-        """Fail the callers of some texts."""
+    def refuse(self, text_ids: Iterable[int], error: CrossfadeError) -> int:
+        """Fail the callers of some texts; return how many of these had any."""
+        missed = 0
         for text_id in text_ids:
             entry = self._answered(text_id)
             if entry is not None:
+                missed += bool(entry.calls)
                 entry.error = error
                 _tell(entry)
+        return missed
 
     def fail_all(self, error: CrossfadeError) -> None:
         """Fail every caller; nothing waits after this."""
         entries = list(self._by_text.values())
         self._by_text.clear()
         self._sent.clear()
-        for urgent, ring in self._rings.items():
+        for ring in self._rings.values():
             ring.clear()
-            self._waiting[urgent] = 0
-            self._outstanding[urgent] = 0
+        self._waiting.clear()
+        self._outstanding.clear()
         for entry in entries:
             entry.error = error
             _tell(entry)
 
-    def drop(self, call: Call) -> None:
-        """Forget a caller who went away; his texts that nobody else waits for leave the queue."""
+    def drop(self, call: Call) -> list[int]:
+        """Forget a caller who went away; his texts that nobody else waits for leave the queue.
+
+        Returns:
+            Those of them that the worker has, which it need not compute any more.
+        """
         call.done = True
+        abandoned: list[int] = []
         call.unsent.clear()
         for entry in dict.fromkeys(call.entries):
             if call in entry.calls:
                 entry.calls.remove(call)
             key = (entry.model, entry.urgent, entry.text)
-            if not entry.calls and not entry.sent and self._by_text.get(key) is entry:
-                del self._by_text[key]
-                self._waiting[entry.urgent] -= 1
+            if entry.calls or self._by_text.get(key) is not entry:
+                continue
+            # Whoever asks for this text from now on begins anew.
+            del self._by_text[key]
+            if entry.sent:
+                abandoned.append(entry.text_id)
+            else:
+                self._waiting[entry.model, entry.urgent] -= 1
+        return abandoned
+
+    def _fits(self, entry: _Entry, taken: Sequence[_Entry]) -> bool:
+        """True if a text may go with those taken: of their model, and the worker has room."""
+        if taken and entry.model != taken[0].model:
+            return False
+        return self._outstanding[entry.model, entry.urgent] + len(taken) < self._window
 
     def _entry(self, model: str, text: str, *, urgent: bool) -> _Entry:
         key = (model, urgent, text)
@@ -185,14 +210,14 @@ class TextQueue:
             self._next_id += 1
             entry = _Entry(text_id=self._next_id, model=model, text=text, urgent=urgent)
             self._by_text[key] = entry
-            self._waiting[urgent] += 1
+            self._waiting[model, urgent] += 1
         return entry
 
     def _send(self, taken: list[_Entry], *, urgent: bool) -> Embed | None:
         if not taken:
             return None
-        self._waiting[urgent] -= len(taken)
-        self._outstanding[urgent] += len(taken)
+        self._waiting[taken[0].model, urgent] -= len(taken)
+        self._outstanding[taken[0].model, urgent] += len(taken)
         self._sent.update((entry.text_id, entry) for entry in taken)
         return Embed(
             model=taken[0].model,
@@ -204,9 +229,15 @@ class TextQueue:
     def _answered(self, text_id: int) -> _Entry | None:
         entry = self._sent.pop(text_id, None)
         if entry is not None:
-            self._outstanding[entry.urgent] -= 1
-            self._by_text.pop((entry.model, entry.urgent, entry.text), None)
+            self._outstanding[entry.model, entry.urgent] -= 1
+            key = (entry.model, entry.urgent, entry.text)
+            if self._by_text.get(key) is entry:
+                del self._by_text[key]
         return entry
+
+
+def _of(counts: Mapping[tuple[str, bool], int], urgent: bool) -> int:
+    return sum(count for (_, is_urgent), count in counts.items() if is_urgent is urgent)
 
 
 def _next_unsent(call: Call) -> _Entry | None:

@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 
 from proxy.embedding import frames
 from proxy.embedding.chunks import Piece, Pieces
-from proxy.embedding.frames import Embed, Failed, Kind, Refused, Start
+from proxy.embedding.frames import Cancel, Embed, Failed, Kind, Refused, Start
 from proxy.embedding.locate import hint_for, need_model
 
 
@@ -51,6 +51,14 @@ class Worker:
         with self._changed:
             self._pieces.add(pieces)
             self._changed.notify_all()
+
+    def cancel(self, cancel: Cancel) -> None:
+        """Refuse those of the texts that no lane has begun; nobody waits for them."""
+        with self._changed:
+            removed = self._pieces.remove(cancel.ids)
+        if removed:
+            refused = Refused(ids=removed, message="nobody waits for it", text=False)
+            self.write(frames.encode(Kind.REFUSED, refused))
 
     def run_lane(self) -> None:
         """Compute chunks, for ever."""
@@ -137,6 +145,8 @@ class _Serving:
                 self._ready.wait()
                 if self._worker is not None and kind is Kind.EMBED:
                     self._worker.add(Embed(**frames.decode(body)))
+                if self._worker is not None and kind is Kind.CANCEL:
+                    self._worker.cancel(Cancel(**frames.decode(body)))
         except EOFError:
             os._exit(0)
         except BaseException as error:  # noqa: BLE001 - a broken pipe or frame ends the process

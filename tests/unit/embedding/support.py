@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 
 from proxy.config.settings import EmbedderSettings
-from proxy.embedding.frames import Embed, Refused, Start, Vectors
+from proxy.embedding.frames import Cancel, Embed, Refused, Start, Vectors
 from proxy.embedding.process import ProcessEmbedder
 from proxy.errors import CrossfadeError, Unavailable
 from tests.embedding import vector_of
@@ -52,6 +52,7 @@ class FakeLink:
     def __init__(self, dims: Mapping[str, int]) -> None:
         self._dims = dims
         self.sent: list[Embed] = []
+        self.cancelled: list[int] = []
         self.answers: asyncio.Queue[Vectors | Refused | CrossfadeError] = asyncio.Queue(1000)
         self.killed = False
         self.stopped = False
@@ -66,6 +67,9 @@ class FakeLink:
 
     def send(self, embed: Embed) -> None:
         self.sent.append(embed)
+
+    def cancel(self, cancel: Cancel) -> None:
+        self.cancelled += cancel.ids
 
     async def receive(self) -> Vectors | Refused:
         answer = await self.answers.get()

@@ -44,6 +44,25 @@ def test_what_a_model_does_not_read_does_not_count() -> None:
     assert len(pieces.take()) == 4
 
 
+def test_models_take_turns_and_searches_come_before_every_turn() -> None:
+    pieces = Pieces(clipped={}, characters_max=64)
+    pieces.add([piece(number, 64) for number in (1, 2, 3)])
+    pieces.add([piece(4, 64, model="n"), piece(5, 64, model="n")])
+    assert ids(pieces.take()) == [1]
+    assert ids(pieces.take()) == [4]
+    pieces.add([piece(6, 64, model="n", urgent=True)])
+    assert [ids(pieces.take()) for _ in range(4)] == [[6], [2], [5], [3]]
+
+
+def test_a_text_that_is_given_up_is_not_computed() -> None:
+    pieces = Pieces(clipped={}, characters_max=1000)
+    pieces.add([piece(1, 20), piece(2, 30), piece(3, 20, urgent=True)])
+    assert pieces.remove([3, 1, 7]) == [3, 1]
+    assert pieces.remove([1]) == []
+    assert ids(pieces.take()) == [2]
+    assert pieces.take() == []
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 2000), st.booleans(), st.sampled_from("mn")), max_size=150)
 )
@@ -58,8 +77,9 @@ def test_every_text_is_computed_once_in_chunks_within_the_bound(
     pieces.add(added)
     left = {item.text_id: item for item in added}
     while chunk := pieces.take():
-        urgent_left = [item.text_id for item in left.values() if item.urgent]
-        assert (urgent_left or list(left))[0] in ids(chunk)
+        urgent = any(item.urgent for item in left.values())
+        same = [i.text_id for i in left.values() if (i.model, i.urgent) == (chunk[0].model, urgent)]
+        assert same[0] in ids(chunk)
         assert len({(item.model, item.urgent) for item in chunk}) == 1
         longest = max(min(512, max(16, len(item.text))) for item in chunk)
         assert len(chunk) == 1 or len(chunk) * longest <= 1024

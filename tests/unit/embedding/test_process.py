@@ -65,6 +65,46 @@ async def test_the_worker_holds_a_batch_and_gets_more_as_it_answers() -> None:
         assert await asked == expected("a", "b", "c", "d", "e")
 
 
+async def test_a_slow_model_keeps_no_text_of_another_from_the_worker() -> None:
+    async with Bench(batch_texts_max=4, batch_wait_ms=0, queue_texts_max=4) as bench:
+        slow = [bench.ask(*(f"{at} {n}" for n in range(2)), model=OTHER) for at in range(4)]
+        await settled()
+        assert [embed.model for embed in bench.sent] == [OTHER, OTHER]
+        with pytest.raises(Rejected, match=f"by {OTHER} already"):
+            await bench.embedder.documents(OTHER, ["x"], deadline_s=1)
+        quick = bench.ask("quick")
+        await settled()
+        assert list(bench.sent[-1].texts) == ["quick"]
+        await bench.starts.link.answer(bench.sent[-1])
+        assert await quick == expected("quick")
+        for caller in slow:
+            caller.cancel()
+
+
+async def test_the_worker_is_told_of_texts_that_nobody_waits_for_any_more() -> None:
+    async with Bench(batch_wait_ms=0) as bench:
+        late = bench.ask("only mine", "ours")
+        await settled()
+        stays = bench.ask("ours")
+        await settled()
+        late.cancel()
+        await settled()
+        ids = dict(zip(bench.sent[0].texts, bench.sent[0].ids, strict=True))
+        link = bench.starts.link
+        assert link.cancelled == [ids["only mine"]]
+        again = bench.ask("only mine")  # begins anew: the first may be refused by now
+        await settled()
+        assert list(bench.sent[-1].texts) == ["only mine"]
+        await link.refuse([ids["only mine"]], "nobody waits for it", text=False)
+        assert bench.embedder.stats()["texts_refused"] == 0
+        await link.answer(bench.sent[-1])
+        assert await again == expected("only mine")
+        assert bench.embedder.stats()["texts_computing"] == 1
+        await link.answer(bench.sent[0])
+        assert await stays == expected("ours")
+        assert bench.embedder.stats()["texts_computing"] == 0
+
+
 async def test_equal_texts_of_several_callers_are_embedded_once() -> None:
     async with Bench(batch_wait_ms=0) as bench:
         callers = [bench.ask("same", "same"), bench.ask("same"), bench.ask("same", model=OTHER)]

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.embedding import frames
 from proxy.embedding.encoder import Encoder
-from proxy.embedding.frames import Embed, Kind, NoVector, Refused
+from proxy.embedding.frames import Cancel, Embed, Kind, NoVector, Refused
 from proxy.embedding.worker import Worker
 from tests.embedding import vector_of
 
@@ -131,3 +131,15 @@ def test_a_model_without_a_limit_of_its_own_reads_all() -> None:
     for limit in (None, float("inf")):
         model.max_seq_length = limit
         assert len(Encoder(model).encode(["x " * 100_000], urgent=False)) == 8
+
+
+def test_texts_given_up_are_refused_and_never_computed() -> None:
+    output = Output(4)
+    worker = Worker({"m": LexicalEncoder()}, output)
+    worker.add(Embed(model="m", urgent=False, ids=range(4), texts=[f"text {n}" for n in range(4)]))
+    worker.cancel(Cancel(ids=[1, 3, 9]))
+    worker.cancel(Cancel(ids=[1]))
+    threading.Thread(target=worker.run_lane, daemon=True).start()
+    assert output.done.wait(10)
+    assert set(output.refused) == {1, 3}
+    assert set(output.vectors) == {0, 2}
