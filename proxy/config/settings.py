@@ -33,7 +33,8 @@ class LanceSettings(_Settings):
 
     Writes are gathered: a commit follows `flush_rows` waiting rows, or `flush_ms` after the
     first. `optimize` runs after so many commits or rows, whichever comes first; versions older
-    than `keep_versions_s` are removed then. `deadline_s` of any read must be shorter.
+    than `keep_versions_s` are removed then. `deadline_s` of any read must be shorter. With `sync`
+    what a write left in a local folder is on the disk before it is acknowledged.
     """
 
     flush_rows: int = Field(default=1000, ge=1, le=100_000)
@@ -42,6 +43,7 @@ class LanceSettings(_Settings):
     optimize_commits: int = Field(default=200, ge=1)
     optimize_rows: int = Field(default=20_000, ge=1)
     keep_versions_s: float = Field(default=600.0, ge=60.0)
+    sync: bool = True
     storage_options: Mapping[str, str] = Field(default_factory=dict, repr=False)
 
 

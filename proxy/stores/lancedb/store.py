@@ -29,6 +29,7 @@ from proxy.stores.fusion import hybrid
 from proxy.stores.lancedb import bulk, indexes, ranges, reads
 from proxy.stores.lancedb.database import Database, Place
 from proxy.stores.lancedb.digests import Digester
+from proxy.stores.lancedb.disk import Disk
 from proxy.stores.lancedb.errors import reading
 from proxy.stores.lancedb.fitness import record_misfit
 from proxy.stores.lancedb.keyword import search_words
@@ -102,8 +103,10 @@ class LanceStore:
         await self.database.open()
         if self.database.place.read_only or self.writers:
             return
+        path = self.database.folder.path
+        disk = Disk(path) if path is not None and self._settings.sync else None
         for family in families(self.database.tables):
-            writer = Writer(self.name, family, self._settings, self._clock)
+            writer = Writer(self.name, family, self._settings, self._clock, disk)
             writer.start()
             self.writers.update(dict.fromkeys(family, writer))
 

@@ -20,6 +20,7 @@ from proxy.config.settings import LanceSettings
 from proxy.errors import Ambiguous, Corrupt, CrossfadeError, Unavailable
 from proxy.model import Key, Write, WriteResult
 from proxy.stores.lancedb import commits
+from proxy.stores.lancedb.disk import Disk
 from proxy.stores.lancedb.errors import is_failure, is_foreign, translate
 from proxy.stores.lancedb.group import (
     Changes,
@@ -64,16 +65,23 @@ class Writer:
 
     Args:
         family: the tables by collection, parents before children.
+        disk: made durable before a write is answered; None: it is not.
     """
 
     def __init__(
-        self, store: str, family: Mapping[str, OpenTable], settings: LanceSettings, clock: Clock
+        self,
+        store: str,
+        family: Mapping[str, OpenTable],
+        settings: LanceSettings,
+        clock: Clock,
+        disk: Disk | None = None,
     ) -> None:
         self._store = store
         self._family = family
         self._tables = {name: opened.table for name, opened in family.items()}
         self._settings = settings
         self._clock = clock
+        self._disk = disk
         self._queue = Queue(store, settings.queue_rows_max)
         self.upkeep = {name: Upkeep(opened, settings, clock) for name, opened in family.items()}
         self._group: _Group | None = None
@@ -173,11 +181,18 @@ class Writer:
         for upkeep in self.upkeep.values():
             if upkeep.due(idle_s=idle_s):
                 await upkeep.run()
+                await self._sync()
+
+    async def _sync(self) -> None:
+        if self._disk is not None:
+            await self._disk.sync()
 
     async def _work(self, job: Job) -> None:
         assert job.work is not None  # noqa: S101  # the caller looked
         try:
-            job.succeed(await job.work())
+            result = await job.work()
+            await self._sync()
+            job.succeed(result)
         except asyncio.CancelledError:
             job.fail(Ambiguous(f"The {self._store} store was closed meanwhile.", where=self._store))
             raise
@@ -228,6 +243,7 @@ class Writer:
             self._fail(jobs, self._told(error, writing=False))
             return
         progress = await self._commit(changes)
+        await self._secure(progress)
         for job, outcome in zip(jobs, results, strict=True):
             self._answer(job, outcome, progress)
 
@@ -290,6 +306,17 @@ class Writer:
             (progress.undone if undone else progress.doubtful).update(places)
         else:
             progress.done |= places
+
+    async def _secure(self, progress: _Progress) -> None:
+        """Make what was committed durable; if that fails nobody knows what a crash would leave."""
+        if not progress.done:
+            return
+        try:
+            await self._sync()
+        except OSError as error:
+            progress.error = progress.error or self._told(error, writing=True)
+            progress.doubtful |= progress.done
+            progress.done = set()
 
     async def merge(self, collection: str, changes: Changes) -> None:
         """Commit the upserts of one table."""
