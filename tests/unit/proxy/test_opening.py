@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from proxy.clock import SystemClock
-from proxy.errors import ConfigInvalid, Corrupt, CrossfadeError, StoreProblem, Unavailable
+from proxy.errors import (
+    ConfigInvalid,
+    Corrupt,
+    CrossfadeError,
+    StoreProblem,
+    StoreTaken,
+    Unavailable,
+)
 from proxy.server.opening import Opening
 from proxy.stores.memory import MemoryStore
 from tests.doc_server import schemas
@@ -66,3 +73,17 @@ async def test_in_new_only_the_new_store_must_fit() -> None:
     old = MemoryStore("old", schemas()["old"], SystemClock())
     with pytest.raises(ConfigInvalid, match="crates is missing"):
         await opening(old, Dropped("new")).open(only="new")
+
+
+async def test_a_store_that_another_process_writes_keeps_a_proxy_from_starting() -> None:
+    """Serving without it would leave it out of every write while the other one lives."""
+    new = Dropped("new", StoreTaken("written already", where="new"))
+    with pytest.raises(StoreTaken, match="written already"):
+        await opening(MemoryStore("old", schemas()["old"], SystemClock()), new).open()
+
+
+async def test_a_new_store_that_is_only_down_keeps_no_proxy_from_starting() -> None:
+    new = Dropped("new", Unavailable("down", where="new"))
+    made = opening(MemoryStore("old", schemas()["old"], SystemClock()), new)
+    await made.open()
+    made.require("old")
