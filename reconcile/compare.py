@@ -77,15 +77,19 @@ class _Side:
 class Comparer:
     """Compares one collection on both stores (design section 5)."""
 
-    def __init__(self, bench: Bench, pair: Pair, known: Collection[Key] = ()) -> None:
+    def __init__(
+        self, bench: Bench, pair: Pair, *, job_id: int, known: Collection[Key] = ()
+    ) -> None:
         """Make a comparer.
 
         Args:
+            job_id: the verify job; each has samples of its own.
             known: keys that the same job declared before it was interrupted; they are dirty
                 because of that, and are declared again if they still differ.
         """
         self._bench = bench
         self._pair = pair
+        self._job_id = job_id
         self._known = frozenset(known)
         self._deadline_s = bench.settings.deadline_s
 
@@ -106,7 +110,8 @@ class Comparer:
             held = [item for item in digests if self._pair.scope.holds(item.key)]
             spec = self._pair.secondary.schema.collections[self._pair.name]
             suspects = dict.fromkeys(without_vector(spec, held))
-            suspects |= dict.fromkeys(sampled([item.key for item in held]))
+            some = sampled([item.key for item in held], job_id=self._job_id)
+            suspects |= dict.fromkeys(some)
             todo = [key for key in suspects if key not in known]
             for start in range(0, len(todo), EMBEDDED_ROWS):
                 some = todo[start : start + EMBEDDED_ROWS]

@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -34,14 +35,14 @@ def _bare_digest(spec: CollectionSpec, key: Key) -> int:
     return record_digest(spec, bare, ())
 
 
-def sampled(keys: Sequence[Key]) -> list[Key]:
-    """Return the same few of these keys every time: those with the smallest digests."""
+def sampled(keys: Sequence[Key], *, job_id: int) -> list[Key]:
+    """Return a few of these keys: the same ones to one job, others to the next."""
     count = max(SAMPLE_MIN, math.ceil(len(keys) * SAMPLE_SHARE))
-    return heapq.nsmallest(count, keys, key=_rank)
+    return heapq.nsmallest(count, keys, key=partial(_rank, f"{job_id}:"))
 
 
-def _rank(key: Key) -> bytes:
-    return hashlib.md5(encode_key(key).encode(), usedforsecurity=False).digest()
+def _rank(salt: str, key: Key) -> bytes:
+    return hashlib.md5((salt + encode_key(key)).encode(), usedforsecurity=False).digest()
 
 
 def texts_to_judge(

@@ -123,7 +123,8 @@ class Verify:
         except Interrupted:
             return
         began_s = self._bench.clock.monotonic_s()
-        comparer = Comparer(self._bench, pair, self._known.get(pair.name, ()))
+        known = self._known.get(pair.name, ())
+        comparer = Comparer(self._bench, pair, job_id=self._run.job_id, known=known)
 
         async def once() -> Found:
             return await comparer.range(state.keys)
