@@ -33,11 +33,14 @@ from proxy.query import (
     SearchQuery,
 )
 from proxy.validate import key_problems, one_of, packed_problem, shown, type_problem
+from proxy.words import parse, word_count
 
 ORDER_TERMS_MAX = 8
 JSON_PATH_MAX = 32
 SEARCH_TEXT_MAX = 10_000
 """Characters of a search text; an embedding model reads far fewer."""
+SEARCH_WORDS_MAX = 64
+"""Words of a search by words: each is looked up in every field, and what the rest costs grows."""
 PATTERN_MAX = 10_000
 
 _EQUATABLE = frozenset(
@@ -112,7 +115,7 @@ def search_problems(
         problems += filter_problems(query.filter, spec, limits)
     problems += projection_problems(query.projection, spec)
     if query.mode is not SearchMode.VECTOR:
-        problems += _search_text_problems(query.text)
+        problems += _search_text_problems(query.text) or _search_words_problems(query)
         if query.mode is SearchMode.HYBRID and not (0.0 <= query.alpha <= 1.0):
             problems.append(Violation(where="alpha", expected="0 to 1", got=str(query.alpha)))
     if query.mode is SearchMode.VECTOR or query.vector is not None:
@@ -126,6 +129,16 @@ def _search_text_problems(text: str) -> list[Violation]:
         return [Violation(where="text", expected=expected, got=f"{len(text)} characters")]
     problem = type_problem(FieldType.TEXT, text, where="text")
     return [] if problem is None else [problem]
+
+
+def _search_words_problems(query: SearchQuery) -> list[Violation]:
+    """Bound a search by words; one by meaning reads as much of the text as its model does."""
+    tree = None if query.mode is SearchMode.TEXT else parse(query.text)
+    count = 0 if tree is None else word_count(tree)
+    if count <= SEARCH_WORDS_MAX:
+        return []
+    expected = f"at most {SEARCH_WORDS_MAX} words in mode {query.mode.value}"
+    return [Violation(where="text", expected=expected, got=f"{count} words")]
 
 
 def _search_vector_problems(query: SearchQuery, spec: CollectionSpec) -> list[Violation]:

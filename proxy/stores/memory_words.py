@@ -12,7 +12,7 @@ from proxy.filters import field_value, matches
 from proxy.model import CollectionSpec, KeywordSpec, Record
 from proxy.query import Hit, SearchQuery
 from proxy.stores.memory_rows import project
-from proxy.stores.words import (
+from proxy.words import (
     Phrase,
     Word,
     Words,

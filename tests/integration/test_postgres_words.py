@@ -16,7 +16,7 @@ from proxy.model import KeywordSpec
 from proxy.query import SearchMode, SearchQuery
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres.keyword import sendable, words_sql
-from proxy.stores.words import holds, parse, positions, tokens
+from proxy.words import holds, parse, positions, tokens
 from tests import work_items
 from tests.doc_server import create_tables, document, schemas, schemas_with_words, source
 

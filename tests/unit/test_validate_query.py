@@ -200,6 +200,7 @@ def test_a_wrong_count_is_refused(query: CountQuery, said: str) -> None:
 
 SEARCH = SearchQuery(collection="documents", vector=packed(1, 0, 0, 0))
 WORDS = SearchQuery(collection="documents", mode=SearchMode.KEYWORD, text="borrow")
+MANY = " ".join(f"w{number}" for number in range(64))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,9 @@ WORDS = SearchQuery(collection="documents", mode=SearchMode.KEYWORD, text="borro
     [
         SEARCH,
         WORDS,
-        replace(WORDS, mode=SearchMode.TEXT),
+        replace(WORDS, text=MANY),
+        replace(WORDS, text=f"{MANY} " * 40),
+        replace(WORDS, mode=SearchMode.TEXT, text=MANY + " z"),
         replace(WORDS, mode=SearchMode.HYBRID),
         replace(WORDS, mode=SearchMode.HYBRID, vector=SEARCH.vector, alpha=1.0),
     ],
@@ -228,6 +231,12 @@ def test_a_good_search_of_every_mode_is_accepted(query: SearchQuery) -> None:
         (replace(WORDS, text=""), "text: expected 1 to 10000 characters"),
         (replace(WORDS, text="x" * 10_001), "text"),
         (replace(WORDS, text="a\x00"), "without U+0000"),
+        (
+            replace(WORDS, text=MANY + " z"),
+            "text: expected at most 64 words in mode keyword, got 65",
+        ),
+        (replace(WORDS, text=MANY.replace(" ", " or ") + " -z"), "got 65 words"),
+        (replace(WORDS, text=f'"{MANY} z"', mode=SearchMode.HYBRID), "64 words in mode hybrid"),
         (replace(WORDS, vector=SEARCH.vector), "vector: expected none in this mode"),
         (replace(WORDS, mode=SearchMode.HYBRID, alpha=1.1), "alpha: expected 0 to 1"),
         (replace(WORDS, mode=SearchMode.HYBRID, alpha=float("nan")), "alpha"),

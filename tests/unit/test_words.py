@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.stores.words import (
+from proxy.words import (
     AllOf,
     AnyOf,
     Phrase,
@@ -19,6 +19,7 @@ from proxy.stores.words import (
     positions,
     tokens,
     wanted,
+    word_count,
 )
 
 A, B, C = (Word(word=name) for name in "abc")
@@ -85,6 +86,22 @@ def test_a_long_text_is_read_in_one_go(text: str) -> None:
     tree = parse(text)
     if tree is not None:
         assert holds(tree, positions(["a", "or"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "again", "count"),
+    [
+        ("a", "a A a a", 1),
+        ("a -b", "a -b a -B", 2),
+        ("a or b c", "a or b c b or a", 3),
+        ('"b c" a', '"b c" a "B c" b-c', 3),
+    ],
+)
+def test_what_is_said_again_is_not_asked_again(text: str, again: str, count: int) -> None:
+    assert parse(again) == parse(text)
+    tree = parse(text)
+    assert tree is not None
+    assert word_count(tree) == count
 
 
 def test_what_must_not_be_there_is_not_ranked_by() -> None:

@@ -1,6 +1,6 @@
 """Searches by words: LanceDB's full-text indexes where they can answer, else a scan of the texts.
 
-The words are parsed as for every store (`proxy.stores.words`). A word may be in any of the keyword
+The words are parsed as for every store (`proxy.words`). A word may be in any of the keyword
 fields. Words of the language that mean nothing (the, of) are left out of a query, as PostgreSQL
 does, unless it has no others. LanceDB cannot say "everything but", nor index a packed field: those
 searches read the texts and compare words as they are written, in a thread, one search of a table
@@ -29,7 +29,7 @@ from proxy.stores.lancedb.table import OpenTable, Table
 from proxy.stores.memory_rows import project
 from proxy.stores.memory_words import Best, Counts, Text, read_text
 from proxy.stores.modes import require_keyword_search
-from proxy.stores.words import AllOf, AnyOf, Phrase, Without, Word, Words, parse
+from proxy.words import AllOf, AnyOf, Phrase, Without, Word, Words, parse
 
 # Their defaults are those of pydantic dataclasses, which a type checker does not see.
 _MATCH: Final[Any] = MatchQuery

@@ -2,7 +2,7 @@
 
 The syntax is that of PostgreSQL's `websearch_to_tsquery`: every word must be there, "words in
 quotes" stand side by side, `or` between two groups, `-` in front of what must not be there. No
-text is an error: what means nothing is left out.
+text is an error: what means nothing is left out, and so is what was said before.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def parse(text: str) -> Words | None:
             groups.append([])
         else:
             groups[-1].append(leaf)
-    parts = [_one(group) for group in groups if group]
+    parts = list(dict.fromkeys(_one(tuple(dict.fromkeys(group))) for group in groups if group))
     if len(parts) < 2:
         return parts[0] if parts else None
     return AnyOf(parts=tuple(parts))
@@ -110,6 +110,15 @@ def _leaf(text: str) -> Word | Phrase | None:
     if not found:
         return None
     return Word(word=found[0]) if len(found) == 1 else Phrase(words=tuple(found))
+
+
+def word_count(tree: Words) -> int:
+    """Return how many words a tree is made of: what a search by it costs."""
+    if isinstance(tree, AllOf | AnyOf):
+        return sum(word_count(part) for part in tree.parts)
+    if isinstance(tree, Without):
+        return word_count(tree.part)
+    return len(tree.words) if isinstance(tree, Phrase) else 1
 
 
 def wanted(tree: Words) -> tuple[Word | Phrase, ...]:
