@@ -10,9 +10,11 @@ PRESET ?= doc-server
 DEMO ?=
 BENCH ?=
 SEEDS ?= 2000
+MINUTES ?= 10
+LOAD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench model simulate protos clean
+.PHONY: help setup demo test check format bench model simulate faults soak load protos clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -36,6 +38,15 @@ demo: $(STAMP) ## A whole migration under live traffic; PRESET=work-items anothe
 
 test: $(STAMP) ## Every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+faults: $(STAMP) ## The fault tests alone: real kills, cuts, full disks (a part of `make test`)
+	@$(BIN)/python -m pytest tests/faults -n $(WORKERS) --dist worksteal
+
+soak: $(STAMP) ## Mixed load and every fault at random, each pair of engines; MINUTES=n
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
+
+load: $(STAMP) ## Held load at 1, 1.5 and 3 times what a proxy can do; LOAD="--seconds 60" passes options on
+	@$(BIN)/python -m tests.faults.soak.load $(LOAD)
 
 check: $(STAMP) ## Format, lint, types, layers, generated code
 	@$(BIN)/ruff format --check .

@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from crossfade.client import AsyncClient
 from crossfade.client.errors import CallError
@@ -45,6 +47,15 @@ class Offered:
         """Acknowledged writes a second."""
         return len(self.acknowledged_s) / self.for_s
 
+    def told(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @staticmethod
+    def heard(told: Mapping[str, Any]) -> Offered:
+        """Return what another process told."""
+        return Offered(**{**told, "failed": Counter(told["failed"])})
+
     def __str__(self) -> str:
         return (
             f"offered {self.rate:.0f}/s: {self.goodput:.0f}/s acknowledged, p50"
@@ -63,9 +74,9 @@ def _ms(values: list[float], share: float) -> str:
 class Arrivals:
     """Writes to one proxy; keys go round."""
 
-    def __init__(self, client: AsyncClient, *, timeout_s: float) -> None:
+    def __init__(self, client: AsyncClient, *, timeout_s: float, first: int = 0) -> None:
         self._client = client.scoped(timeout_s=timeout_s)
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(first)
         self.acknowledged: set[tuple[str, ...]] = set()
 
     async def capacity(self, *, for_s: float, workers: int) -> float:
