@@ -44,10 +44,17 @@ class Opening:
         """
         if only:
             self._used = frozenset((only,))
-        found = await asyncio.gather(*(self._open(name) for name in self.stores))
-        violations = tuple(violation for part in found for violation in part)
+        opening = (self._open(name) for name in self.stores)
+        # Both have ended before an error goes on: whoever closes a store that is still being
+        # opened leaves the tasks of its pool behind.
+        found = await asyncio.gather(*opening, return_exceptions=True)
+        violations: list[Violation] = []
+        for part in found:
+            if isinstance(part, BaseException):
+                raise part
+            violations += part
         if violations:
-            raise ConfigInvalid("The stores do not fit the layouts.", violations)
+            raise ConfigInvalid("The stores do not fit the layouts.", tuple(violations))
 
     async def _open(self, name: str) -> list[Violation]:
         try:

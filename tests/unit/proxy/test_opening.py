@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from proxy.clock import SystemClock
@@ -38,6 +40,18 @@ class Dropped(MemoryStore):
     async def check(self) -> list[StoreProblem]:
         """Miss the table."""
         return [StoreProblem(store=self.name, what="the table crates is missing")]
+
+
+class Slow(MemoryStore):
+    """A store that is open a little later than others."""
+
+    opened = False
+
+    async def open(self) -> None:
+        """Give way first."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.opened = True
 
 
 def opening(old: MemoryStore, new: MemoryStore | None = None) -> Opening:
@@ -82,8 +96,48 @@ async def test_a_store_that_another_process_writes_keeps_a_proxy_from_starting()
         await opening(MemoryStore("old", schemas()["old"], SystemClock()), new).open()
 
 
+async def test_a_store_that_a_command_writes_is_waited_for_a_told_while(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Taken(MemoryStore):
+        tries = 0
+
+        async def open(self) -> None:
+            self.tries += 1
+            if self.tries < 4 or endless:
+                raise StoreTaken("process 7 writes it already", where=self.name)
+            await super().open()
+
+    class Hurry(SystemClock):
+        at_s = 0.0
+
+        def monotonic_s(self) -> float:
+            return self.at_s
+
+        async def sleep(self, delay_s: float) -> None:
+            self.at_s += delay_s
+
+    endless = False
+    clock = Hurry()
+    stores = {name: Taken(name, schemas()[name], clock) for name in ("old", "new")}
+    await Opening(stores, clock).open(taken_wait_s=30)
+    assert [store.tries for store in stores.values()] == [4, 4]
+    assert caplog.text.count("waiting up to 30 s: process 7 writes it already") == 2
+    endless, began_s = True, clock.at_s
+    with pytest.raises(StoreTaken, match="process 7"):
+        await Opening({"new": stores["new"]}, clock).open(taken_wait_s=30)
+    assert clock.at_s - began_s == 30
+
+
 async def test_a_new_store_that_is_only_down_keeps_no_proxy_from_starting() -> None:
     new = Dropped("new", Unavailable("down", where="new"))
     made = opening(MemoryStore("old", schemas()["old"], SystemClock()), new)
     await made.open()
     made.require("old")
+
+
+async def test_an_error_waits_until_the_other_store_is_open_so_that_it_can_be_closed() -> None:
+    old = Slow("old", schemas()["old"], SystemClock())
+    with pytest.raises(StoreTaken):
+        await opening(old, Dropped("new", StoreTaken("written already", where="new"))).open()
+    assert old.opened
