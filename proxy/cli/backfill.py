@@ -46,14 +46,16 @@ def backfill(
     rows_per_s: jobs.RowsPerSecondOption = None,
     bytes_per_s: jobs.BytesPerSecondOption = None,
     primary_latency_ms: jobs.LatencyOption = None,
+    here: jobs.HereOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Copy every record from the primary to the secondary, then build indexes.
 
     Runs in this process, beside live traffic, from phase dual_write on; where the proxy alone may
     write a store (reconcile.in_proxy) the proxy at listen.address runs it, and this command
-    watches. Ranges and checkpoints are in the ledger: after Ctrl-C, or kill -9, the same command
-    goes on where it was and skips nothing.
+    watches, and is refused (exit code 3) for five minutes after that proxy went down, unless
+    --here is given. Ranges and checkpoints are in the ledger: after Ctrl-C, or kill -9, the same
+    command goes on where it was and skips nothing.
 
     A record that cannot be converted becomes a dead letter with its reason, and blocks the cutover
     until it is resolved. Vectors are copied, or embedded anew where the two stores hold those of
@@ -83,7 +85,7 @@ def backfill(
     )
     if not indexes:
         params["build_indexes"] = False
-    job = jobs.run_job(config, JobKind.BACKFILL, params, output)
+    job = jobs.run_job(config, JobKind.BACKFILL, params, output, here=here)
     if dry_run:
         _report_trial(job, output)
         finish(jobs.outcome(job, good=number(job.summary, "unconvertible") == 0))

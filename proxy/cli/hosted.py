@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from proxy.cli.local import JobBar
     from proxy.config.loader import Config
     from proxy.config.settings import ListenSettings
-    from proxy.ledger.types import Job, JobKind
+    from proxy.ledger.types import Job, JobKind, Replica
     from proxy.model import JsonValue
 
 PROBE_S = 3.0
 """How long a proxy may take to say that it is there."""
+
+AWAITED_S = 300.0
+"""For so long a proxy that went down without a goodbye is expected back."""
 
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}  # noqa: S104  # where to ask one that listens everywhere
 
@@ -70,6 +73,59 @@ async def reconciling_proxy(config: Config) -> Target | None:
         reason=Reason.FAILED_PRECONDITION,
         hint="Correct listen.address, or migration, in the configuration.",
     )
+
+
+async def require_free(config: Config, *, here: bool) -> None:
+    """Return if this process may take stores that one process alone may write.
+
+    Args:
+        here: whoever asks knows that the proxy cannot start meanwhile.
+
+    Raises:
+        Unavailable: the ledger does not answer; or it knows a proxy that lives, or that went down
+            moments ago and would not come back while this process works.
+    """
+    from proxy.cli.local import make_parts
+    from proxy.clock import SystemClock
+    from proxy.server.build import build_ledger
+
+    if here:
+        return
+    # The ledger first: engines are loaded only where there is somebody to wait for.
+    ledger = build_ledger(config.settings, SystemClock())
+    try:
+        await ledger.open()
+        replica = awaited(await ledger.replicas())
+    finally:
+        await ledger.close()
+    if replica is None:
+        return
+    stores = make_parts(config).stores.values()
+    alone = [store.name for store in stores if store.capabilities.single_writer]
+    if not alone:
+        return
+    what = (
+        "lives" if replica.alive else f"went down {-replica.lease_left_s:,.0f} s ago, not in order"
+    )
+    raise Unavailable(
+        f"The proxy {replica.replica_id} {what}, and does not answer at"
+        f" {config.settings.listen.address}. It alone may write the {' and the '.join(alone)}"
+        " store, and could not start again while this command works.",
+        where="proxy",
+        hint="Try again when the proxy runs: the command asks it then. With --here the work is done"
+        " in this process, and no proxy starts before it has ended.",
+    )
+
+
+def awaited(replicas: Sequence[Replica]) -> Replica | None:
+    """Return the proxy that lives, or may be about to come back; None if there is none.
+
+    Where one process writes, the one that started last tells how it stands.
+    """
+    for replica in sorted(replicas, key=lambda one: (one.alive, one.started_at), reverse=True):
+        late = not replica.clean_exit and replica.lease_left_s > -AWAITED_S
+        return replica if replica.alive or late else None
+    return None
 
 
 async def _served(target: Target) -> str | None:

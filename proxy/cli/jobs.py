@@ -44,6 +44,14 @@ LatencyOption = Annotated[
         "--primary-latency-ms", help="Slow down while the primary answers slower than this."
     ),
 ]
+HereOption = Annotated[
+    bool,
+    typer.Option(
+        "--here",
+        help="Work in this process although the proxy lives or went down a moment ago. Where one"
+        " process alone may write a store (LanceDB) no proxy starts before this command has ended.",
+    ),
+]
 
 
 def parameters(**given: JsonValue) -> dict[str, JsonValue]:
@@ -55,27 +63,38 @@ def parameters(**given: JsonValue) -> dict[str, JsonValue]:
     }
 
 
-def run_job(config: Path, kind: JobKind, params: Mapping[str, JsonValue], output: Output) -> Job:
+def run_job(
+    config: Path,
+    kind: JobKind,
+    params: Mapping[str, JsonValue],
+    output: Output,
+    *,
+    here: bool = False,
+) -> Job:
     """Run a job and return it as it ended.
 
     It runs in this process, or in the proxy where that one alone may write a store and answers.
+
+    Args:
+        here: in this process too where that proxy went down a moment ago.
     """
     from proxy.cli.session import load_config, run
     from proxy.telemetry.logs import configure_logs
 
     loaded = load_config(config, output)
     configure_logs(loaded.settings.telemetry.model_copy(update={"log_level": "warning"}))
-    return run(_run(loaded, kind, params, output))
+    return run(_run(loaded, kind, params, output, here=here))
 
 
 async def _run(
-    config: Config, kind: JobKind, params: Mapping[str, JsonValue], output: Output
+    config: Config, kind: JobKind, params: Mapping[str, JsonValue], output: Output, *, here: bool
 ) -> Job:
     from proxy.cli import hosted, local
 
     target = await hosted.reconciling_proxy(config)
     if target is not None:
         return await hosted.run_job(config, target, kind, params, output)
+    await hosted.require_free(config, here=here)
     return await local.run_job(config, kind, params, output)
 
 

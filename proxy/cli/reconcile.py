@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proxy.cli.jobs import HereOption
 from proxy.cli.output import Output
 from proxy.cli.session import (
     DEFAULT_CONFIG,
@@ -35,6 +36,7 @@ def reconcile(
             show_default=False,
         ),
     ] = "",
+    here: HereOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the reconciler until it is told to stop.
@@ -56,16 +58,17 @@ def reconcile(
     from proxy.telemetry.logs import configure_logs
 
     configure_logs(loaded.settings.telemetry)
-    run(_serve_alone(loaded, metrics, output))
+    run(_serve_alone(loaded, metrics, output, here=here))
 
 
-async def _serve_alone(config: Config, metrics_address: str, output: Output) -> None:
+async def _serve_alone(config: Config, metrics_address: str, output: Output, *, here: bool) -> None:
     """Serve, unless a proxy does that and no second process may.
 
     Raises:
         Rejected(FAILED_PRECONDITION): the message says what to use instead.
+        Unavailable: that proxy went down a moment ago.
     """
-    from proxy.cli.hosted import reconciling_proxy, refuse_beside
+    from proxy.cli.hosted import reconciling_proxy, refuse_beside, require_free
     from proxy.cli.local import make_parts
 
     target = await reconciling_proxy(config)
@@ -74,6 +77,8 @@ async def _serve_alone(config: Config, metrics_address: str, output: Output) -> 
         alone = [store.name for store in stores if store.capabilities.single_writer]
         if alone:
             raise refuse_beside(target, alone)
+    else:
+        await require_free(config, here=here)
     await _serve(config, metrics_address, output)
 
 

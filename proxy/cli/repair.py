@@ -14,6 +14,7 @@ def repair(
     *,
     config: ConfigOption = DEFAULT_CONFIG,
     collection: jobs.CollectionsOption = None,
+    here: jobs.HereOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Copy the primary's state of every key that may differ to the secondary.
@@ -35,7 +36,7 @@ def repair(
 
     output = begin(ctx, as_json)
     params = jobs.parameters(collections=list(collection or []))
-    job = jobs.run_job(config, JobKind.REPAIR, params, output)
+    job = jobs.run_job(config, JobKind.REPAIR, params, output, here=here)
     jobs.report(job, output, ())
     jobs.explain_interrupted(job, output)
     left = number(job.summary, "left")

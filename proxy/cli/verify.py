@@ -29,6 +29,7 @@ def verify(
     ] = False,
     workers: jobs.WorkersOption = None,
     rows_per_s: jobs.RowsPerSecondOption = None,
+    here: jobs.HereOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every record: key, every mapped field, and the vector's exact bytes.
@@ -62,7 +63,7 @@ def verify(
         workers=workers,
         rows_per_s_max=rows_per_s,
     )
-    job = jobs.run_job(config, JobKind.VERIFY, params, output)
+    job = jobs.run_job(config, JobKind.VERIFY, params, output, here=here)
     jobs.report(job, output, _COUNTS)
     jobs.explain_interrupted(job, output)
     differences = sum(number(job.summary, name) for name in ("mismatched", "missing", "extra"))

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
 
+TAKEN_WAIT_S = 30.0
+"""So long a proxy waits for a store that another process writes, if that one is no proxy."""
+
 
 class Opening:
     """The two stores by name, and which of them did not answer yet.
@@ -28,13 +31,15 @@ class Opening:
         self._down: dict[str, Unavailable] = {}
         self._told: dict[str, str] = {}
         self._used = frozenset(stores)
+        self._taken_wait_s = 0.0
 
-    async def open(self, *, only: str = "") -> None:
+    async def open(self, *, only: str = "", taken_wait_s: float = 0.0) -> None:
         """Open both and check their tables; everything that is wrong is told at once.
 
         Args:
             only: the one store that the phase still uses, "" for both. The other may have lost
                 its tables: what is wrong with it is logged, and it stays closed.
+            taken_wait_s: how long another process may take to let go of a store.
 
         Raises:
             ConfigInvalid: tables, columns or types do not fit the layouts.
@@ -42,6 +47,7 @@ class Opening:
             StoreTaken: another process writes a store that has a single writer. To serve beside
                 it would leave that store out of every write, so whoever comes second goes.
         """
+        self._taken_wait_s = taken_wait_s
         if only:
             self._used = frozenset((only,))
         opening = (self._open(name) for name in self.stores)
@@ -58,7 +64,7 @@ class Opening:
 
     async def _open(self, name: str) -> list[Violation]:
         try:
-            violations = await open_and_check(self.stores[name])
+            violations = await self._open_when_free(name)
         except Unavailable as error:
             if isinstance(error, StoreTaken) and name in self._used:
                 raise
@@ -73,6 +79,20 @@ class Opening:
             await self._leave_closed(name, _misfit(violations))
             return []
         return violations
+
+    async def _open_when_free(self, name: str) -> list[Violation]:
+        """Open and check a store; one that another process writes is waited for, a while."""
+        until_s = self._clock.monotonic_s() + self._taken_wait_s
+        while True:
+            try:
+                return await open_and_check(self.stores[name])
+            except StoreTaken as error:
+                if name not in self._used or self._clock.monotonic_s() >= until_s:
+                    raise
+                if name not in self._told:
+                    self._told[name] = str(error)
+                    log.warning("waiting up to %g s: %s", self._taken_wait_s, error)
+            await self._clock.sleep(_RETRY_S)
 
     async def _leave_closed(self, name: str, trouble: str) -> None:
         await self.stores[name].close()

@@ -20,7 +20,7 @@ from proxy.server.build import build_ledger, build_store
 from proxy.server.embedding import abandon, open_embedder
 from proxy.server.health import LeaseHealth
 from proxy.server.housekeeping import HoldWatch, Housekeeping, pay_debt
-from proxy.server.opening import Opening
+from proxy.server.opening import TAKEN_WAIT_S, Opening
 from proxy.server.parts import Parts, build_parts
 from proxy.server.reconciling import in_proxy, reconcile_beside
 from proxy.stores.base import Store
@@ -130,7 +130,12 @@ async def open_parts(config: Config, telemetry: Telemetry, clock: Clock) -> Part
         stores["old"] = build_store("old", settings.old, config.old, clock)
         stores["new"] = build_store("new", settings.new, config.new, clock)
         opening = Opening(stores, clock)
-        await opening.open(only=routing.primary if routing.phase is Phase.NEW_ONLY else "")
+        others = any(replica.alive for replica in await ledger.replicas())
+        await opening.open(
+            only=routing.primary if routing.phase is Phase.NEW_ONLY else "",
+            # A command that writes a store may end soon; another proxy will not.
+            taken_wait_s=0.0 if others else TAKEN_WAIT_S,
+        )
         opening.require(routing.primary)
         parts = build_parts(config, opening, ledger, telemetry, clock, embedder=await loading)
         await parts.flags.open()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.ledger.postgres import PostgresLedger
 from proxy.stores.postgres import PostgresStore
 from tests.integration.test_cli import Site, crossfade, logs_as_they_were, proxy
 from tests.integration.test_hosted_jobs import free_port
@@ -67,3 +68,27 @@ def test_the_proxy_does_what_it_alone_may_do_and_without_it_the_commands_do(site
         assert "crossfade backfill" in told["error"]["hint"]
         assert site.json("verify")["summary"]["matched"] == ITEMS
     assert site.json("verify")["summary"]["matched"] == ITEMS
+
+
+def test_after_a_crash_a_command_leaves_the_store_to_the_proxy_unless_told_otherwise(
+    site: Site,
+) -> None:
+    with proxy(site) as address:
+        crossfade("phase", "dual_write", "--reason", "test", "--address", address)
+    assert site.json("backfill")["summary"]["copied"] == ITEMS  # it went in order
+    asyncio.run(crashed(site))
+    for command in ("backfill", "verify", "repair", "reconcile"):
+        told = site.json(command, expect=3)
+        assert "went down" in told["error"]["message"]
+        assert "--here" in told["error"]["hint"]
+    assert site.json("verify", "--here")["summary"]["matched"] == ITEMS
+
+
+async def crashed(site: Site) -> None:
+    """Leave in the ledger what a proxy leaves that is killed."""
+    ledger = PostgresLedger(json.loads(site.config.read_text())["ledger"]["dsn"], "items")
+    await ledger.open()
+    try:
+        await ledger.register_replica("killed", address="", lease_s=0.001, ledger_down="refuse")
+    finally:
+        await ledger.close()

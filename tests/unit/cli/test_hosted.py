@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from crossfade.client import control_types as there
 
-from proxy.cli.hosted import as_ledgers, refuse_beside, target_of
+from proxy.cli.hosted import as_ledgers, awaited, refuse_beside, target_of
 from proxy.cli.remote import Target
 from proxy.config.settings import ListenSettings, TlsSettings
 from proxy.errors import Reason
-from proxy.ledger.types import JobKind, JobState
+from proxy.ledger.types import JobKind, JobState, Replica
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,34 @@ def test_a_reconciler_beside_the_one_writer_is_told_what_to_use_instead() -> Non
     assert error.reason is Reason.FAILED_PRECONDITION
     assert "127.0.0.1:7000" in str(error)
     assert "crossfade backfill" in error.hint
+
+
+def replica(began: int, left_s: float, *, clean: bool = False) -> Replica:
+    return Replica(
+        replica_id=str(began),
+        acked_epoch=1,
+        alive=left_s > 0 and not clean,
+        lease_left_s=left_s,
+        started_at=dt.datetime(2026, 1, 1, hour=began, tzinfo=dt.UTC),
+        clean_exit=clean,
+    )
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ((), None),
+        ((replica(1, 5),), "1"),
+        ((replica(1, -20),), "1"),
+        ((replica(1, -301),), None),
+        ((replica(1, -20, clean=True),), None),
+        ((replica(1, -20), replica(2, -10, clean=True)), None),  # it came back, and left in order
+        ((replica(1, -20, clean=True), replica(2, -10)), "2"),
+        ((replica(1, 5), replica(2, -10, clean=True)), "1"),
+    ],
+)
+def test_a_proxy_that_lives_or_went_down_a_moment_ago_is_awaited(
+    known: tuple[Replica, ...], expected: str | None
+) -> None:
+    found = awaited(known)
+    assert (found.replica_id if found is not None else None) == expected
