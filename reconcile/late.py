@@ -8,7 +8,10 @@ from proxy.clock import Clock
 from proxy.model import Key
 
 LATE_WRITE_S = 5.0
-"""A write that was given up cannot land later than this: the store's server notices by then."""
+"""A write that was given up cannot land later than this: the store's server notices by then.
+
+A store without a server is waited for before it is read (`Store.landed`).
+"""
 
 
 class LateWrites:

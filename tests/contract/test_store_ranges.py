@@ -91,6 +91,11 @@ async def test_split_covers_everything_once(store: Store, rows: int) -> None:
     assert seen == keys
 
 
+async def test_what_was_answered_has_landed(store: Store) -> None:
+    await fill(store)
+    await store.landed("documents", deadline_s=10)
+
+
 async def test_an_empty_collection_is_one_open_range(store: Store) -> None:
     assert await store.split("documents", rows_per_range=10, order="C") == [KeyRange()]
 
