@@ -10,6 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psycopg
+from crossfade.client.errors import CallError
+
 from tests.faults.harness.servers import own_server
 from tests.faults.harness.trial import PAIRS
 from tests.faults.soak.rounds import Soak
@@ -30,7 +33,7 @@ def main() -> int:
             soak = Soak(engines, server, Path(name), options.minutes * 60 / len(PAIRS))
             try:
                 asyncio.run(soak.run())
-            except* AssertionError as errors:
+            except* (AssertionError, OSError, psycopg.Error, CallError) as errors:
                 failed = 1
                 for error in errors.exceptions:
                     print(f"FAILED (seed {seed}): {error}", file=sys.stderr, flush=True)

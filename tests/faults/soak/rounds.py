@@ -84,6 +84,7 @@ class Soak:
             await making
             load.stopping = True
             await working
+        await self.server.start()  # it may still recover from its last kill
         quiet_s = time.monotonic()
         try:
             await trial.ends_well(quiet_s=QUIET_S)
