@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ async def around(folder: Path) -> Any:
 async def doubled(folder: Path, key: str) -> None:
     """Add a row under a key that is there."""
     table = await around(folder)
-    rows = await table.query().where(f"id = '{key}'").to_arrow()
+    rows = await table.query().where(f"id = '{key}'").limit(1).to_arrow()
     at = rows.schema.get_field_index("title")
     await table.add(rows.set_column(at, "title", pa.array(["two"])))
 
@@ -84,6 +85,45 @@ async def test_a_key_that_a_table_has_twice_is_named_wherever_a_page_ends(tmp_pa
     await store.close()
 
 
+async def test_keys_of_several_rows_are_told_before_anything_begins(tmp_path: Path) -> None:
+    store = await filled(tmp_path, *"abcdefgh")
+    assert await store.check() == []
+    for key in "hhgbcdef":
+        await doubled(tmp_path, key)
+    (problem,) = await store.check()
+    named = '["b"], ["c"], ["d"], ["e"], ["f"], ...'
+    assert problem.what == f"table item has 7 key(s) more than once: {named}"
+    assert "leave one row of each" in problem.hint
+    await store.close()
+
+
+async def test_no_row_of_a_key_that_is_there_twice_is_chosen_by_chance(tmp_path: Path) -> None:
+    store = await filled(tmp_path, "a", "b")
+    await doubled(tmp_path, "a")
+    clock = SystemClock()
+    ledger, new = MemoryLedger(clock), MemoryStore("new", schema(), clock)
+    async with replica(ledger, {"old": Faulty(store), "new": Faulty(new)}) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await ledger.mark_dirty("items", [("a",), ("b",)], reason="test")
+        reconciler = Reconciler(
+            {"old": store, "new": new},
+            ledger,
+            ReconcileSettings(),
+            owner="me",
+            tools=Tools(clock=clock),
+        )
+        job = await reconciler.run_once(JobKind.REPAIR, {})
+        assert job.state is JobState.DONE
+        (letter,) = await ledger.dead_letters(limit=9)
+        assert letter.key == ("a",)
+        assert "of items twice" in letter.reason
+        both = [("a",), ("b",)]
+        assert set(await new.get("items", both, vectors=False, deadline_s=20)) == {("b",)}
+    with pytest.raises(Corrupt, match="of items twice"):
+        await store.get("items", both, vectors=False, deadline_s=20)
+    await store.close()
+
+
 async def test_a_backfill_and_a_verify_of_a_table_with_a_key_twice_fail_and_name_it(
     tmp_path: Path,
 ) -> None:
@@ -123,4 +163,12 @@ async def test_rows_without_a_key_are_told_before_anything_begins(tmp_path: Path
         store = lance(tmp_path)
         await store.open()
         assert [problem.what for problem in await store.check()] == problems
+        for reads in (
+            keys_of_page(store, 9),
+            store.range_keys("items", ALL, order="C", deadline_s=20),
+            store.key_digests("items", ALL, fields=("title",), order="C", deadline_s=20),
+            store.split("items", rows_per_range=1, order="C"),
+        ):
+            with pytest.raises(Corrupt, match="is null") if problems else nullcontext():
+                await reads
         await store.close()

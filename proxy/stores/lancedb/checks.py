@@ -8,13 +8,16 @@ import pyarrow as pa
 
 from proxy.errors import StoreProblem
 from proxy.layouts import Column, ColumnKind, IndexSpec, Layout
-from proxy.model import CollectionSpec
+from proxy.model import CollectionSpec, encode_key
+from proxy.stores.lancedb.ranges import repeated
 from proxy.stores.lancedb.sql import identifier
 from proxy.stores.lancedb.table import OpenTable, Table
 from proxy.stores.lancedb.types import allowed_names, column_type
 
 INDEX_METHODS: Final = ("ivf_flat", "ivf_pq")
 _UNQUOTABLE: Final = frozenset("`.\0")
+_GIVE_KEYS: Final = "delete these rows, or give them keys, in LanceDB itself"
+_KEEP_ONE: Final = "leave one row of each, in LanceDB itself: a record is one row"
 
 
 def layout_problems(store: str, spec: CollectionSpec, layout: Layout) -> list[StoreProblem]:
@@ -84,7 +87,10 @@ def table_problems(store: str, table: Table, actual: Any) -> list[StoreProblem]:
 
 
 async def key_problems(store: str, opened: OpenTable) -> list[StoreProblem]:
-    """Look for rows without a key: an older table's column may be null."""
+    """Look for rows without a key, and for keys of several rows: an older table may have both.
+
+    LanceDB has no unique constraint, so this reads all keys: some tenths of a second a million.
+    """
     schema, found = await opened.handle.schema(), []
     for column in opened.table.key_columns:
         if not schema.field(column.name).nullable:
@@ -95,7 +101,13 @@ async def key_problems(store: str, opened: OpenTable) -> list[StoreProblem]:
                 f"column {column.name} of table {opened.table.name} is part of the key of"
                 f" {opened.table.spec.name}, and null in {rows} row(s)"
             )
-            found.append(StoreProblem(store=store, what=what))
+            found.append(StoreProblem(store=store, what=what, hint=_GIVE_KEYS))
+    again = await repeated(opened.handle, opened.table)
+    if again.count:
+        named = ", ".join(encode_key(key) for key in again.first)
+        more = ", ..." if again.count > len(again.first) else ""
+        what = f"table {opened.table.name} has {again.count} key(s) more than once: {named}{more}"
+        found.append(StoreProblem(store=store, what=what, hint=_KEEP_ONE))
     return found
 
 

@@ -22,6 +22,7 @@ from proxy.stores.lancedb.memory import bound_heaps, bounded_session
 from proxy.stores.lancedb.table import OpenTable, Table, compile_table
 
 _OPEN_DEADLINE_S: Final = 30.0
+_CHECK_DEADLINE_S: Final = 600.0
 _IN_MEMORY: Final = "memory://"
 _ABSENT: Final = re.compile(r"was not found|not exist|not found", re.IGNORECASE)
 
@@ -138,11 +139,12 @@ class Database:
             return handle
 
     async def check(self) -> list[StoreProblem]:
-        """Look at layouts and tables anew."""
+        """Look at layouts, tables and keys anew."""
         self.connected()
         problems = await self._open_tables(create=False)
         for collection, opened in self._tables.items():
-            async with reading(self.store, collection, _OPEN_DEADLINE_S):
+            async with reading(self.store, collection, _CHECK_DEADLINE_S):
+                await opened.handle.checkout_latest()  # another program may have written it
                 problems += await key_problems(self.store, opened)
         return problems
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from proxy.model import Key
+from proxy.errors import Corrupt
+from proxy.model import Key, encode_key
 from proxy.query import Projection
 from proxy.stores.lancedb.rows import KEYS, PLAIN, WHOLE, Selection, Stored, select
 from proxy.stores.lancedb.sql import all_of, identifier, keys_in, literal
@@ -15,9 +16,13 @@ _KEYS_A_QUERY: Final = 2000
 
 
 async def rows_by_key(
-    opened: OpenTable, keys: Sequence[Key], selection: Selection
+    opened: OpenTable, keys: Sequence[Key], selection: Selection, *, single: bool = False
 ) -> dict[Key, Stored]:
-    """Return what is stored under these keys."""
+    """Return what is stored under these keys.
+
+    Raises:
+        Corrupt: a key has several rows where it must be `single`; a write lays over all.
+    """
     found: dict[Key, Stored] = {}
     wanted = [key for key in dict.fromkeys(keys) if holds(opened.table, key)]
     for start in range(0, len(wanted), _KEYS_A_QUERY):
@@ -25,9 +30,20 @@ async def rows_by_key(
         rows = await fetch(opened, keys_in(opened.table, part), selection)
         asked = frozenset(part)
         for item in selection.stored(rows):
-            if item.record.key in asked:
-                found[item.record.key] = item
+            key = item.record.key
+            if single and key in found:
+                raise twice(opened.table, key)
+            if key in asked:
+                found[key] = item
     return found
+
+
+def twice(table: Table, key: Key) -> Corrupt:
+    """Return the error of a key with several rows; LanceDB itself does not refuse them."""
+    return Corrupt(
+        f"The table {table.name} has the key {encode_key(key)} of {table.spec.name} twice.",
+        hint="Delete the row that is wrong, in LanceDB itself.",
+    )
 
 
 async def existing(opened: OpenTable, keys: Iterable[Key]) -> set[Key]:

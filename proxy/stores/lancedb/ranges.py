@@ -17,6 +17,7 @@ from proxy.stores.base import BulkTarget, KeyDigest, RangeDigest
 from proxy.stores.lancedb.bulk import logical_rows
 from proxy.stores.lancedb.digests import Digester
 from proxy.stores.lancedb.errors import reading
+from proxy.stores.lancedb.lookup import twice
 from proxy.stores.lancedb.reads import ordering
 from proxy.stores.lancedb.rows import KEYS, WHOLE, Selection, select
 from proxy.stores.lancedb.scan import BATCH_ROWS, batches, prepare
@@ -25,6 +26,7 @@ from proxy.stores.lancedb.table import Table
 
 ORDER: Final = "C"
 _BULK_ROWS: Final = 4096
+_NAMED: Final = 5
 
 
 def check_order(table: Table, order: str, store: str) -> None:
@@ -48,13 +50,17 @@ def _ordered(handle: Any, table: Table, keys: KeyRange, selection: Selection) ->
 
 
 async def split(handle: Any, table: Table, rows_per_range: int) -> list[KeyRange]:
-    """Cut the whole table into ranges of `rows_per_range` rows."""
+    """Cut the whole table into ranges of `rows_per_range` rows.
+
+    Raises:
+        Corrupt: a row has no key; it would be in none of the ranges.
+    """
     selection = select(table, KEYS)
     query = _ordered(handle, table, KeyRange(), selection)
     cuts: list[Key | None] = []
     count, last = 0, None
     async for batch in await query.to_batches(max_batch_length=BATCH_ROWS):
-        for key in selection.keys(batch):
+        for key in require_whole(table, selection.keys(batch)):
             if count and count % rows_per_range == 0:
                 cuts.append(last)
             count, last = count + 1, key
@@ -68,25 +74,61 @@ async def range_keys(handle: Any, table: Table, keys: KeyRange) -> list[Key]:
     """Return every key of a range, ascending.
 
     Raises:
-        Corrupt: a key comes twice.
+        Corrupt: a key comes twice, or is null.
     """
     selection = select(table, KEYS)
     found = selection.keys(await _ordered(handle, table, keys, selection).to_arrow())
     return require_distinct(table, found)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated:
+    """Keys that are there more than once: how many, and the first of them."""
+
+    count: int
+    first: tuple[Key, ...]
+
+
+async def repeated(handle: Any, table: Table) -> Repeated:
+    """Read every key once, in order, and tell which come more than once; null ones do not count."""
+    selection = select(table, KEYS)
+    query = _ordered(handle, table, KeyRange(), selection)
+    count, first, last, told = 0, [], None, None
+    async for batch in await query.to_batches(max_batch_length=BATCH_ROWS):
+        for key in selection.keys(batch):
+            if key == last and key != told and None not in key:
+                told, count = key, count + 1
+                first += [key] if count <= _NAMED else []
+            last = key
+    return Repeated(count=count, first=tuple(first))
+
+
+def require_whole(table: Table, keys: list[Key]) -> list[Key]:
+    """Return keys that a page or a digest found; a table of an application's may lack some.
+
+    Raises:
+        Corrupt: a key is null.
+    """
+    for key in keys:
+        if None in key:
+            raise Corrupt(
+                f"The table {table.name} has a row of {table.spec.name} whose key is null"
+                f" ({encode_key(key)}).",
+                hint="Delete the row, or give it a key, in LanceDB itself.",
+            )
+    return keys
+
+
 def require_distinct(table: Table, keys: list[Key]) -> list[Key]:
     """Return keys that are in order; LanceDB itself lets a table have one twice.
 
     Raises:
-        Corrupt: a key comes twice.
+        Corrupt: a key comes twice, or is null.
     """
+    require_whole(table, keys)
     for one, next_one in pairwise(keys):
         if one == next_one:
-            raise Corrupt(
-                f"The table {table.name} has the key {encode_key(one)} of {table.spec.name} twice.",
-                hint="Delete the row that is wrong, in LanceDB itself.",
-            )
+            raise twice(table, one)
     return keys
 
 
@@ -116,6 +158,7 @@ async def key_digests(
     async for rows, found in _digested(handle, table, keys, digester):
         named = zip(digester.selection.keys(rows), found, strict=True)
         made += [KeyDigest(key=key, digest=value) for key, value in named]
+    require_whole(table, [item.key for item in made])
     made.sort(key=lambda item: key_sort_text(item.key))
     require_distinct(table, [item.key for item in made])
     return made

@@ -188,7 +188,7 @@ class LanceStore:
         opened = self.database.table(collection)
         selection = selection_for(opened.table, vectors=vectors)
         async with reading(self.name, collection, deadline_s):
-            found = await rows_by_key(opened, keys, selection)
+            found = await rows_by_key(opened, keys, selection, single=True)
         return {key: item.record for key, item in found.items()}
 
     async def list_records(self, query: ListQuery, *, deadline_s: float) -> list[Record]:
