@@ -68,13 +68,6 @@ def _skip_the_fence() -> Patches:
     yield mock.patch.object(ReadPath, "_fence", fence)
 
 
-def _forget_the_lease_on_reads() -> Patches:
-    async def routing_of(self: ReadPath, collection: str, keys: Sequence[Key]) -> Routing:
-        return self._parts.member.current
-
-    yield mock.patch.object(ReadPath, "_routing_of", routing_of)
-
-
 def _routing_by_percent_and_key() -> Patches:
     def answered(self: RoutingProvider, targeting_key: str) -> bool:
         percent = self._routing().percent
@@ -377,7 +370,6 @@ BUGS: tuple[Bug, ...] = tuple(
     Bug(name=name, patches=patches)
     for name, patches in (
         ("skip the fence", _skip_the_fence),
-        ("read without a lease", _forget_the_lease_on_reads),
         ("routing that changes with the percentage", _routing_by_percent_and_key),
         ("settle before the write", _settle_before_the_write),
         ("a failed secondary counts as clean", _a_failed_secondary_is_clean),
@@ -403,3 +395,19 @@ BUGS: tuple[Bug, ...] = tuple(
         ("repair never deletes", _repair_never_deletes),
     )
 )
+
+QUICK = frozenset(
+    {
+        "routing that changes with the percentage",
+        "settle before the write",
+        "acknowledge although the primary failed",
+        "ignore a cancelled request",
+        "new_primary writes one store",
+        "clear dirty too early",
+        "steps without preconditions",
+        "verify counts rows only",
+        "verify does not look twice",
+        "repair never deletes",
+    }
+)
+"""Those that a handful of seeds is enough for: a part of every test run."""

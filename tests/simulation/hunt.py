@@ -14,9 +14,9 @@ SEEDS_MAX = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hunted:
-    """How a planted bug was caught: by which checker, at which seed, after how many.
+    """How a planted bug was caught: by which checker first, at which seed, after how many.
 
-    `checker` is "" if it was not.
+    `checker` is "" if it was not. `others` noticed it in the same run.
     """
 
     bug: str
@@ -24,6 +24,7 @@ class Hunted:
     text: str = ""
     seed: int = -1
     seeds: int = 0
+    others: tuple[str, ...] = ()
 
 
 def hunt(bug: Bug, *, first: int = 0, seeds_max: int = SEEDS_MAX) -> Hunted:
@@ -40,6 +41,7 @@ def hunt(bug: Bug, *, first: int = 0, seeds_max: int = SEEDS_MAX) -> Hunted:
                 text=found[0].text,
                 seed=seed,
                 seeds=count,
+                others=tuple(sorted({item.checker for item in found} - {found[0].checker})),
             )
     return Hunted(bug=bug.name, seeds=seeds_max)
 
@@ -52,13 +54,13 @@ def hunt_named(name: str, first: int = 0, seeds_max: int = SEEDS_MAX) -> Hunted:
 
 def table(hunted: Iterable[Hunted]) -> str:
     """Return the table of what was caught by whom."""
-    rows = [("planted bug", "caught by", "seeds", "e.g.")]
+    rows = [("planted bug", "caught by", "seeds", "at seed; who else noticed")]
     rows += [
         (
             item.bug,
             item.checker or "NOBODY",
             str(item.seeds),
-            f"seed {item.seed}" if item.checker else "",
+            "; ".join([str(item.seed), *item.others]) if item.checker else "",
         )
         for item in hunted
     ]

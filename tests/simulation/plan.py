@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 
 from proxy.ledger.types import Phase
+from proxy.pausepoints import PausePoint
+from reconcile.snapshot import Step
 from tests.simulation.network import CALM, Weather
 from tests.simulation.points import SAFE, Dangers
 
@@ -17,6 +19,7 @@ class Plan:
     """One run.
 
     Attributes:
+        kind: "walk", "hot" or "duel", see the functions below.
         pace_s: about how long a client rests between two writes.
         start: the phase it begins in; the stores are equal there unless it is old_only or
             dual_write.
@@ -26,7 +29,9 @@ class Plan:
         ends: what happens at the end: "as it is" or "rollback" to old_only.
     """
 
+    kind: str
     replicas: int
+    reconcilers: int
     clients: int
     writes_each: int
     keys: int
@@ -49,24 +54,56 @@ class Plan:
 def make_plan(seed: int) -> Plan:
     """Draw a run from its seed; runs are of three kinds, so that each can go far in its way."""
     rng = random.Random(f"{seed}/plan")
-    kind = rng.choices((_walk, _hot, _duel), (45, 30, 25))[0]
+    kind = rng.choices((_walk, _hot, _duel, _begin), (35, 25, 25, 15))[0]
     return kind(rng)
 
 
-def _duel(rng: random.Random) -> Plan:
-    """One or two writers against the copiers: the secondary keeps failing, everybody stalls."""
-    start = rng.choice((Phase.DUAL_WRITE, Phase.RAMP, Phase.NEW_PRIMARY))
-    poor = Weather(
-        delay_s=0.004, refused=0.3, reset=rng.choice((0.0, 0.1)), twice=rng.choice((0.0, 0.2))
-    )
+def _begin(rng: random.Random) -> Plan:
+    """Dual writing begins, and is filled in haste, while slow writes of before are on their way."""
     quick = Weather(delay_s=0.004)
-    stalls = Dangers(stall=0.4, stop=rng.choice((0.0, 0.004)), stall_s=rng.choice((0.1, 0.4)))
     return Plan(
+        kind="begin",
+        replicas=rng.randint(2, 3),
+        reconcilers=1,
+        clients=rng.randint(3, 4),
+        writes_each=rng.randint(5, 8),
+        keys=rng.choice((3, 6)),
+        pace_s=0.05,
+        start=Phase.OLD_ONLY,
+        percent=0.0,
+        weather=dict.fromkeys(SERVERS, quick),
+        replica_dangers=Dangers(stall=0.4, stall_s=1.0, die=rng.choice((0.0, 0.003))),
+        reconciler_dangers=Dangers(stall=0.2, stall_s=0.2, die=rng.choice((0.0, 0.02))),
+        walks=True,
+        forward=1.0,
+        outages=0,
+        cuts=0,
+        stops=rng.choice((0, 1)),
+        kills=0,
+        ack=rng.choice(("both", "primary")),
+        ends=rng.choice(("as it is", "rollback")),
+    )
+
+
+def _duel(rng: random.Random) -> Plan:
+    """One quick writer against two slow copiers, and a secondary that keeps failing."""
+    start = rng.choice((Phase.RAMP, Phase.NEW_PRIMARY))
+    poor = Weather(delay_s=0.004, refused=0.4, reset=rng.choice((0.0, 0.15)))
+    quick = Weather(delay_s=0.004)
+    writes_at = rng.choice((PausePoint.AFTER_INTENT_APPEND, PausePoint.BEFORE_SETTLE))
+    pace_s, stall, stall_s = rng.choice(((0.1, 0.8, 0.5), (0.4, 0.5, 0.3)))
+    stop = rng.choice((0.0, 0.0, 0.05))
+    writer = Dangers(stall=stall, stall_s=stall_s, at=writes_at, stop=stop)
+    copies_at = rng.choice((Step.READ, Step.READ, Step.WRITTEN))
+    copier = Dangers(stall=0.7, stall_s=0.8, at=copies_at, die=rng.choice((0.0, 0.0, 0.05)))
+    return Plan(
+        kind="duel",
         replicas=2,
-        clients=rng.randint(1, 2),
-        writes_each=rng.randint(10, 16),
-        keys=rng.choice((1, 1, 2)),
-        pace_s=rng.choice((0.01, 0.1)),
+        reconcilers=2,
+        clients=1,
+        writes_each=rng.randint(16, 24),
+        keys=1,
+        pace_s=pace_s,
         start=start,
         percent=100.0,
         weather={
@@ -74,8 +111,8 @@ def _duel(rng: random.Random) -> Plan:
             "new": quick if start is Phase.NEW_PRIMARY else poor,
             "ledger": Weather(delay_s=0.004, lost=rng.choice((0.0, 0.02))),
         },
-        replica_dangers=stalls,
-        reconciler_dangers=stalls,
+        replica_dangers=writer,
+        reconciler_dangers=copier,
         walks=False,
         forward=0.0,
         outages=0,
@@ -91,9 +128,11 @@ def _hot(rng: random.Random) -> Plan:
     """Many writers, few keys, copies under way all the time; the phase stays what it is."""
     start = rng.choice((Phase.DUAL_WRITE, Phase.RAMP, Phase.RAMP, Phase.NEW_PRIMARY))
     return Plan(
+        kind="hot",
         replicas=rng.randint(2, 3),
+        reconcilers=rng.randint(1, 2),
         clients=rng.randint(3, 4),
-        writes_each=rng.randint(8, 16),
+        writes_each=rng.randint(8, 14),
         keys=rng.choice((1, 2)),
         pace_s=rng.choice((0.01, 0.05, 0.2)),
         start=start,
@@ -119,7 +158,9 @@ def _walk(rng: random.Random) -> Plan:
     rough = rng.random() < 0.8
     early = start in (Phase.OLD_ONLY, Phase.DUAL_WRITE)
     return Plan(
+        kind="walk",
         replicas=rng.randint(2, 4),
+        reconcilers=1,
         clients=rng.randint(2, 3),
         writes_each=rng.randint(8, 14),
         keys=rng.choice((2, 3, 6)),

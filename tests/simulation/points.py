@@ -18,12 +18,13 @@ EVERY_POINT: tuple[Point, ...] = (*PausePoint, *Step)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dangers:
-    """How likely it is that a process stalls, is stopped or dies at a point."""
+    """How likely a process stalls, is stopped or dies at a point; `at`: at this one alone."""
 
     stall: float = 0.0
     stop: float = 0.0
     die: float = 0.0
     stall_s: float = 0.3
+    at: Point | None = None
 
 
 SAFE = Dangers()
@@ -56,6 +57,8 @@ class Points:
         """Count the visit; then the seed decides."""
         self.reached.visits[point] += 1
         dangers = self.dangers()
+        if dangers.at not in (None, point):
+            return
         drawn = self.rng.random()
         if drawn < dangers.die:
             self.reached.deaths[point] += 1

@@ -102,7 +102,8 @@ async def _story(world: World, ended: Ended) -> None:
     _set_out(world)
     for _ in range(world.plan.replicas):
         world.start_replica()
-    world.start_reconciler()
+    for _ in range(world.plan.reconcilers):
+        world.start_reconciler()
     while not world.names:
         await asyncio.sleep(0.05)
     operator = Operator(world)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _JOB_PATIENCE_S = 8.0
 _POLL_S = 0.25
-_REST_S = 1.5
-_JOBS = (JobKind.REPAIR, JobKind.VERIFY, JobKind.VERIFY, JobKind.BACKFILL)
+_REST_S = {"walk": 1.5, "begin": 0.5, "hot": 0.4, "duel": 0.3}
+_JOBS = (*[JobKind.REPAIR] * 4, JobKind.VERIFY, JobKind.VERIFY, JobKind.BACKFILL)
 
 
 class Operator:
@@ -32,7 +32,7 @@ class Operator:
     async def run(self) -> None:
         """Go on until told to stop."""
         while self.going:
-            await self._world.clock.sleep(self._rng.random() * _REST_S)
+            await self._world.clock.sleep(self._rng.random() * _REST_S[self._world.plan.kind])
             await self._act()
 
     async def _act(self) -> None:
@@ -169,7 +169,7 @@ class Fate:
     async def _cut(self) -> None:
         """Part one replica from the ledger, perhaps for longer than its lease."""
         world = self._world
-        name = self._rng.choice([*world.names, world.reconciling])
+        name = self._rng.choice([*world.names, *sorted(world.reconcilers)])
         world.network.note(f"{name} is cut off")
         world.network.cut.add((name, "ledger"))
         length_s = self._rng.choice((1.0, 9.0)) * (0.5 + self._rng.random())
@@ -182,9 +182,9 @@ class Fate:
         world.loop.spawn("", mend(), "mend")
 
     async def _stop(self) -> None:
-        names = [*self._world.names, self._world.reconciling]
+        names = [*self._world.names, *sorted(self._world.reconcilers)]
         self._world.stop(self._rng.choice(names))
 
     async def _kill(self) -> None:
-        names = [*self._world.names, self._world.reconciling]
+        names = [*self._world.names, *sorted(self._world.reconcilers)]
         self._world.die(self._rng.choice(names))

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.bugs import QUICK
+from tests.simulation.points import EVERY_POINT
+
 ROOT = Path(__file__).parent.parent.parent
 SEEDS = 200
 PART = 50
@@ -42,3 +45,12 @@ def test_a_seed_replays_exactly() -> None:
     first, second = (simulate("--seed", "3") for _ in range(2))
     assert len(first.splitlines()) > 500
     assert first == second
+
+
+@pytest.mark.timeout(SLOW_S + 10)
+def test_planted_bugs_are_caught_and_every_pause_point_is_reached() -> None:
+    told = simulate("--seeds", "40", "--first", "1000", "--bugs", "500", "--quick")
+    for point in EVERY_POINT:
+        (line,) = [line for line in told.splitlines() if line.startswith(f"{point.name} ")]
+        assert int(line.split()[1]) > 0, point
+    assert all(bug in told for bug in QUICK)

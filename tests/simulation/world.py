@@ -49,7 +49,7 @@ class World:
         self.calm = False
         self._replicas: dict[str, Replica] = {}
         self._starts = 0
-        self.reconciling = ""
+        self.reconcilers: set[str] = set()
 
     @property
     def names(self) -> list[str]:
@@ -106,7 +106,7 @@ class World:
     def start_reconciler(self) -> None:
         """Start a reconciler in a process of its own."""
         at = self._surroundings("reconciler", self.plan.reconciler_dangers, _COPIER_LATE_S)
-        self.reconciling = at.name
+        self.reconcilers.add(at.name)
         runner = reconciler(at, at.name)
 
         async def life() -> None:
@@ -121,7 +121,8 @@ class World:
         self.network.note(f"{name} dies")
         self.loop.kill(name)
         self._replicas.pop(name, None)
-        again = self.start_reconciler if name == self.reconciling else self.start_replica
+        again = self.start_reconciler if name in self.reconcilers else self.start_replica
+        self.reconcilers.discard(name)
 
         async def restart() -> None:
             await asyncio.sleep(self.rng.random() * 3.0)
