@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
 
-TAKEN_WAIT_S = 30.0
+TAKEN_WAIT_S = 15.0
 """So long a proxy waits for a store that another process writes, if that one is no proxy."""
 
 

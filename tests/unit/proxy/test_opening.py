@@ -96,6 +96,39 @@ async def test_a_store_that_another_process_writes_keeps_a_proxy_from_starting()
         await opening(MemoryStore("old", schemas()["old"], SystemClock()), new).open()
 
 
+async def test_a_store_that_a_command_writes_is_waited_for_a_told_while(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Taken(MemoryStore):
+        tries = 0
+
+        async def open(self) -> None:
+            self.tries += 1
+            if self.tries < 4 or endless:
+                raise StoreTaken("process 7 writes it already", where=self.name)
+            await super().open()
+
+    class Hurry(SystemClock):
+        at_s = 0.0
+
+        def monotonic_s(self) -> float:
+            return self.at_s
+
+        async def sleep(self, delay_s: float) -> None:
+            self.at_s += delay_s
+
+    endless = False
+    clock = Hurry()
+    stores = {name: Taken(name, schemas()[name], clock) for name in ("old", "new")}
+    await Opening(stores, clock).open(taken_wait_s=30)
+    assert [store.tries for store in stores.values()] == [4, 4]
+    assert caplog.text.count("waiting up to 30 s: process 7 writes it already") == 2
+    endless, began_s = True, clock.at_s
+    with pytest.raises(StoreTaken, match="process 7"):
+        await Opening({"new": stores["new"]}, clock).open(taken_wait_s=30)
+    assert clock.at_s - began_s == 30
+
+
 async def test_a_new_store_that_is_only_down_keeps_no_proxy_from_starting() -> None:
     new = Dropped("new", Unavailable("down", where="new"))
     made = opening(MemoryStore("old", schemas()["old"], SystemClock()), new)
