@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="for all pairs together")
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
+    # Told to end, it still ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seed = random.randrange(2**32) if options.seed is None else options.seed
     os.environ["CROSSFADE_SEED"] = str(seed)
     failed = 0

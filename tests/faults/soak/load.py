@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -39,6 +40,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each held load")
     parser.add_argument("--caller", nargs=3, metavar=("TARGET", "RATE", "FIRST"))
     options = parser.parse_args()
+    # Told to end, it still ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.caller:
         target, rate, first = options.caller
         asyncio.run(_call(target, float(rate), int(first), options.seconds))
