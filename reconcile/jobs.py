@@ -20,7 +20,7 @@ from reconcile.bench import Bench
 from reconcile.checkpoint import BatchSeen, Interrupted, JobRun, NoObserver, Observer
 from reconcile.late import LateWrites
 from reconcile.params import parse_params, settings_for
-from reconcile.planning import Plan, make_plan
+from reconcile.planning import Plan, make_plan, with_samples
 from reconcile.repair import ACTOR, repair_job
 from reconcile.retry import Retry, RetryPolicy
 from reconcile.roles import period_epoch
@@ -120,7 +120,8 @@ class Reconciler:
     async def plan(self, collections: Sequence[str] = ()) -> Plan:
         """Return what a backfill would walk through; reads only, allowed in old_only."""
         bench = self.bench()
-        return await make_plan(bench, await bench.roles(read_only=True), collections)
+        roles = await bench.roles(read_only=True)
+        return await with_samples(bench, roles, await make_plan(bench, roles, collections))
 
     async def create(self, kind: JobKind, params: Mapping[str, JsonValue]) -> Job:
         """Ask for a job; a runner picks it up.

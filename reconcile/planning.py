@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.errors import Corrupt
 from proxy.ledger.types import RangeState
@@ -13,7 +13,7 @@ from proxy.stores.base import Page
 from reconcile.bench import Bench, Check
 from reconcile.ranges import BatchSize, narrower, parents_first, planned, rows_per_range
 from reconcile.roles import Pair, Roles
-from reconcile.vectors import described, stand_in
+from reconcile.vectors import described, lacks_vector, stand_in
 from reconcile.writing import record_bytes
 
 SAMPLES_PER_COLLECTION = 10
@@ -33,6 +33,8 @@ class CollectionPlan:
         fields: what is copied and compared; `primary_only` and `secondary_only` are not.
         vectors: where the secondary's come from, for a person: "copied", "embedded by MODEL",
             "none".
+        looked_at, no_vector: records looked at (see `with_samples`), and how many of them have the
+            text of a vector and none: they are copied so, and text searches do not find them.
     """
 
     collection: str
@@ -46,6 +48,8 @@ class CollectionPlan:
     vectors: str
     primary_only: tuple[str, ...]
     secondary_only: tuple[str, ...]
+    looked_at: int = 0
+    no_vector: int = 0
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return it as a job's summary shows it."""
@@ -60,6 +64,8 @@ class CollectionPlan:
             "vectors": self.vectors,
             "primary_only": list(self.primary_only),
             "secondary_only": list(self.secondary_only),
+            "looked_at": self.looked_at,
+            "no_vector": self.no_vector,
         }
 
 
@@ -148,10 +154,15 @@ async def _plan_collection(bench: Bench, pair: Pair, cut: bool) -> CollectionPla
 
 @dataclass(slots=True)
 class Checked:
-    """How many records a dry run converted, and which would not."""
+    """How many records a dry run converted, and which would not.
+
+    Attributes:
+        no_vector: those that have the text of a vector and none.
+    """
 
     checked: int = 0
     unconvertible: int = 0
+    no_vector: int = 0
     samples: list[JsonValue] = field(default_factory=list)
 
     def refuse(self, key: Key, reason: str) -> None:
@@ -165,6 +176,7 @@ class Checked:
         return {
             "checked": self.checked,
             "unconvertible": self.unconvertible,
+            "no_vector": self.no_vector,
             "samples": list(self.samples),
         }
 
@@ -240,6 +252,23 @@ class DryRun:
 
     async def _record(self, pair: Pair, record: Record, seen: Checked) -> None:
         """Try one record; a vector that would be made of its text is taken for granted."""
+        seen.no_vector += lacks_vector(pair.scope, record)
         reason = await pair.secondary.unconvertible(stand_in(pair.scope, record))
         if reason:
             seen.refuse(record.key, reason)
+
+
+async def with_samples(bench: Bench, roles: Roles, plan: Plan) -> Plan:
+    """Return the plan with what some records of each collection tell of their vectors.
+
+    Only collections are looked at whose vectors are copied and were to be made from a text.
+    """
+    trial = DryRun(bench, lambda: None)
+    found = []
+    for item in plan.collections:
+        pair = (await bench.pairs(roles, [item.collection]))[item.collection]
+        target, seen = pair.scope.target, Checked()
+        if pair.scope.vector and target is not None and target.embedding is not None:
+            seen = await trial.convert(pair, item.ranges, full=False)
+        found.append(replace(item, looked_at=seen.checked, no_vector=seen.no_vector))
+    return replace(plan, collections=tuple(found))

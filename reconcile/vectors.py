@@ -142,11 +142,11 @@ def embedding_of(scope: Scope) -> EmbeddingSpec:
 
 def text_for(scope: Scope, record: Record) -> str:
     """Return the text that the secondary's vector of a record is made from."""
-    values: dict[str, Value] = {
-        **record.fields,
-        **dict(zip(scope.spec.key, record.key, strict=True)),
-    }
-    return text_of(embedding_of(scope), values)
+    return text_of(embedding_of(scope), _values(scope, record))
+
+
+def _values(scope: Scope, record: Record) -> dict[str, Value]:
+    return {**record.fields, **dict(zip(scope.spec.key, record.key, strict=True))}
 
 
 def stand_in(scope: Scope, record: Record) -> Record:
@@ -159,6 +159,16 @@ def stand_in(scope: Scope, record: Record) -> Record:
         return replace(record, vector=None)
     dim = scope.target.dim
     return replace(record, vector=np.full(dim, dim**-0.5, "<f4").tobytes())
+
+
+def lacks_vector(scope: Scope, record: Record) -> bool:
+    """True if a record has the text of a vector, and none that could be copied: it stays so."""
+    if scope.path is not VectorPath.COPIED or scope.target is None:
+        return False
+    embedding = scope.target.embedding
+    if embedding is None or record.vector is not None:
+        return False
+    return bool(text_of(embedding, _values(scope, record)))
 
 
 def described(scope: Scope) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from proxy.cli import jobs
 from proxy.cli.exits import ExitCode
-from proxy.cli.local import mapping, number
+from proxy.cli.local import mapping, number, vectorless
 from proxy.cli.output import Output, escaped
 from proxy.cli.session import DEFAULT_CONFIG, ConfigOption, JsonOption, begin, finish
 
@@ -129,6 +129,9 @@ def _report_trial(job: Job, output: Output) -> None:
         ],
     )
     for name, item in parts.items():
+        told = vectorless(name, item, "checked")
+        if told:
+            output.say(f"[yellow]warning[/yellow] {escaped(told)}")
         samples = item.get("samples", [])
         for sample in samples if isinstance(samples, list) else []:
             if isinstance(sample, Mapping):

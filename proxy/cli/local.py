@@ -188,6 +188,19 @@ def number(summary: Mapping[str, JsonValue], name: str) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
+def vectorless(collection: str, summary: Mapping[str, JsonValue], looked_at: str) -> str:
+    """Say how many of the records looked at have a text and no vector, "" for none."""
+    count = number(summary, "no_vector")
+    if not count:
+        return ""
+    return (
+        f"{collection}: {count:,.0f} of {number(summary, looked_at):,.0f} records looked at have a"
+        " text and no vector: text searches will not find them, before the cutover or after it."
+        " A write through the proxy that gives every field of the template, even unchanged, makes"
+        " the vector"
+    )
+
+
 def mapping(summary: Mapping[str, JsonValue], name: str) -> Mapping[str, JsonValue]:
     """Return an object of a summary, {} if it is not there."""
     value = summary.get(name)

@@ -236,6 +236,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _show_plan(made: Plan, output: Output) -> None:
+    from proxy.cli.local import vectorless
+
     output.table(
         f"backfill from {made.primary} to {made.secondary}",
         [
@@ -260,6 +262,10 @@ def _show_plan(made: Plan, output: Output) -> None:
             for item in made.collections
         ],
     )
+    for item in made.collections:
+        told = vectorless(item.collection, item.as_json(), "looked_at")
+        if told:
+            output.say(f"[yellow]warning[/yellow] {escaped(told)}")
     if made.indexes:
         output.say(f"indexes built after the load: {', '.join(made.indexes)}")
         output.say("")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proxy.cli.local import vectorless
 from proxy.config.settings import ReconcileSettings
 from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable
 from proxy.layouts import StoreSchema
@@ -410,3 +411,24 @@ async def test_live_writes_beside_an_embedding_backfill_are_not_lost(rig: Rig) -
 
 def live_new(number: int) -> Write:
     return item(number, packed=made(number, title="live"), title="live")
+
+
+async def test_records_with_a_text_and_no_vector_are_counted_before_they_are_copied() -> None:
+    """A copy leaves them so: whoever plans must know that text searches will not find them."""
+    rig = await Rig(schemas=schemas(), embedder=FakeEmbedder(DIMS)).start()
+    bare = [item(number, packed=None) for number in range(7)]
+    silent = item(7, packed=None, title="", description=None)
+    await rig.put(*bare, silent, *(item(number) for number in range(8, 60)), on="old")
+    (planned,) = (await rig.reconciler().plan()).collections
+    assert planned.vectors == "copied"
+    assert (planned.looked_at, planned.no_vector) == (60, 7)
+    assert "7 of 60 records" in vectorless(COLLECTION, planned.as_json(), "looked_at")
+    trial = about(await rig.run(JobKind.BACKFILL, dry_run=True, full=True))
+    assert (trial["checked"], trial["no_vector"]) == (60, 7)
+    assert vectorless(COLLECTION, {"no_vector": 0, "checked": 60}, "checked") == ""
+
+
+async def test_where_vectors_are_made_anew_none_is_lacking(rig: Rig) -> None:
+    await rig.put(item(60, packed=None), on="old")
+    (planned,) = (await rig.reconciler().plan()).collections
+    assert (planned.looked_at, planned.no_vector) == (0, 0)
