@@ -164,6 +164,15 @@ async def test_a_write_that_changes_no_text_keeps_the_vector_and_asks_no_model(
     assert await rig.dirty(COLLECTION) == set()
 
 
+async def test_a_record_without_its_vector_gets_it_by_its_own_text_written_again(rig: Rig) -> None:
+    await rig.plane.write(upsert(title="A", description="B"), context())
+    bare = Write(op=WriteOp.PATCH, collection=COLLECTION, key=KEY, fields={}, set_vector=True)
+    await rig.plane.write(bare, context())
+    assert await vectors(rig) == (None, None)
+    await rig.plane.write(patch(title="A", description="B"), context())
+    assert await vectors(rig) == (vector("A B"), vector("A B"))
+
+
 @pytest.mark.parametrize("op", [WriteOp.PATCH, WriteOp.UPSERT])
 async def test_a_part_of_the_text_is_completed_from_the_stored_record(
     rig: Rig, made: FakeEmbedder, op: WriteOp
