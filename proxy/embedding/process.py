@@ -22,6 +22,8 @@ from proxy.errors import ConfigInvalid, CrossfadeError, Rejected, Unavailable, V
 log = logging.getLogger(__name__)
 
 _RESTART_S = (0.1, 0.5, 2.0, 10.0)
+_SOON_S = 60.0
+"""A worker that dies sooner after its start is started again later each time."""
 _LANES_MAX = 8
 _LOOKS = 4
 _PAGE_BYTES = 4096
@@ -58,7 +60,8 @@ class ProcessEmbedder:
 
     Texts of all callers wait in one queue; the worker holds at most a batch of each model's, so
     that it is never idle and a later caller is not behind a long queue in the worker. A dead worker
-    fails those who wait and is started anew, with a growing pause between failures.
+    fails those who wait and is started anew, with a growing pause between failures; a text over
+    which it died again and again is refused.
     """
 
     def __init__(
@@ -210,12 +213,16 @@ class ProcessEmbedder:
 
     async def _supervise(self, link: Link) -> None:
         """Take answers from the worker; start another when it dies."""
+        deaths = 0
         while True:
+            up_s = self._clock.monotonic_s()
             why = await self._listen(link)
             log.warning("The embedding worker is gone; it is started anew: %s", why)
+            deaths = deaths + 1 if self._clock.monotonic_s() - up_s < _SOON_S else 1
+            self._queue.died()
             self._went_down(why)
             await link.stop()
-            link = await self._start_again()
+            link = await self._start_again(deaths - 1)
             self._up(link)
 
     async def _listen(self, link: Link) -> str:
@@ -234,8 +241,7 @@ class ProcessEmbedder:
                 self._queue.settle(answer.by_id)
             self._pump()
 
-    async def _start_again(self) -> Link:
-        failures = 0
+    async def _start_again(self, failures: int) -> Link:
         while True:
             await self._clock.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
             self._counts["restarts"] += 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.embedding.frames import Embed
+from proxy.embedding.suspects import Suspects
 from proxy.errors import CrossfadeError, Reason, Rejected
 
 CHARACTERS_MAX = 4_000_000
@@ -60,7 +61,8 @@ class TextQueue:
 
     So a backfill with a thousand texts delays a single insert by one batch, not by a thousand
     texts. A text that is already waiting or being computed is not taken twice. Each model has its
-    own bounds, so that a slow one takes nothing from another.
+    own bounds, so that a slow one takes nothing from another. A text over which the worker may have
+    died has it for itself: it waits until the worker has nothing else, and everything waits for it.
 
     Args:
         texts_max: texts of a model that may wait, documents and searches each.
@@ -76,6 +78,8 @@ class TextQueue:
         self._rings: dict[bool, deque[Call]] = {False: deque(), True: deque()}
         self._waiting: Counter[tuple[str, bool]] = Counter()
         self._outstanding: Counter[tuple[str, bool]] = Counter()
+        self._suspects = Suspects()
+        self._alone: _Entry | None = None
         self.joined = 0
 
     def waiting(self, *, urgent: bool) -> int:
@@ -92,9 +96,11 @@ class TextQueue:
         """Let texts wait.
 
         Raises:
-            Rejected: RESOURCE_EXHAUSTED; none of them waits.
+            Rejected: RESOURCE_EXHAUSTED, or the worker died over one of them; none of them waits.
         """
         distinct = dict.fromkeys(texts)
+        if any(self._suspects.guilty(model, text) for text in distinct):
+            raise _fault()
         fresh = sum((model, urgent, text) not in self._by_text for text in distinct)
         waiting = self._waiting[model, urgent]
         if waiting + fresh > self._texts_max:
@@ -118,6 +124,14 @@ class TextQueue:
 
     def take(self, *, urgent: bool, texts_max: int) -> Embed | None:
         """Return the next texts for the worker, all of one model; None if none may be sent."""
+        if self._alone is not None:
+            if self._sent:
+                return None
+            suspect = self._alone
+            if suspect.calls and not suspect.sent:
+                suspect.sent = True
+                return self._send([suspect], urgent=suspect.urgent)
+            self._alone = None
         taken: list[_Entry] = []
         others: list[Call] = []
         characters = 0
@@ -133,6 +147,10 @@ class TextQueue:
             if taken and characters + len(entry.text) > CHARACTERS_MAX:
                 ring.appendleft(call)
                 break
+            if self._suspects.alone(entry.model, entry.text):
+                ring.appendleft(call)
+                self._alone = entry
+                break
             call.unsent.popleft()
             ring.append(call)
             entry.sent = True
@@ -140,6 +158,8 @@ class TextQueue:
             taken.append(entry)
         # Those of another model come first the next time.
         ring.extendleft(reversed(others))
+        if not taken and self._alone is not None:
+            return self.take(urgent=urgent, texts_max=texts_max)
         return self._send(taken, urgent=urgent)
 
     def settle(self, vectors: Mapping[int, bytes]) -> None:
@@ -147,6 +167,7 @@ class TextQueue:
         for text_id, vector in vectors.items():
             entry = self._answered(text_id)
             if entry is not None:
+                self._suspects.clear(entry.model, entry.text)
                 entry.vector = vector
                 _tell(entry)
 
@@ -161,17 +182,23 @@ class TextQueue:
                 _tell(entry)
         return missed
 
+    def died(self) -> None:
+        """Take in that the worker died over what it had; `fail_all` comes next."""
+        self._suspects.died({(entry.model, entry.text) for entry in self._sent.values()})
+
     def fail_all(self, error: CrossfadeError) -> None:
         """Fail every caller; nothing waits after this."""
         entries = list(self._by_text.values())
         self._by_text.clear()
         self._sent.clear()
+        self._alone = None
         for ring in self._rings.values():
             ring.clear()
         self._waiting.clear()
         self._outstanding.clear()
         for entry in entries:
-            entry.error = error
+            guilty = self._suspects.guilty(entry.model, entry.text)
+            entry.error = _fault() if guilty else error
             _tell(entry)
 
     def drop(self, call: Call) -> list[int]:
@@ -234,6 +261,13 @@ class TextQueue:
             if self._by_text.get(key) is entry:
                 del self._by_text[key]
         return entry
+
+
+def _fault() -> Rejected:
+    return Rejected(
+        "A text has no embedding: the embedding worker died over it, again and again.",
+        hint="Change the text, or give the vector.",
+    )
 
 
 def _of(counts: Mapping[tuple[str, bool], int], urgent: bool) -> int:

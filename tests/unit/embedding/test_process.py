@@ -233,6 +233,54 @@ async def test_a_worker_that_does_not_start_is_tried_with_growing_pauses() -> No
         assert bench.embedder.stats()["up"] == 1
 
 
+async def killed(bench: Bench, pause_s: float) -> None:
+    """Let the worker die, and see that another comes up after the pause, not before."""
+    workers = len(bench.starts.links)
+    bench.starts.link.die()
+    await settled()
+    await bench.clock.advance(pause_s * 0.9)
+    assert len(bench.starts.links) == workers
+    await bench.clock.advance(pause_s * 0.2)
+    assert len(bench.starts.links) == workers + 1
+
+
+async def test_a_worker_that_dies_soon_is_started_later_each_time() -> None:
+    async with Bench() as bench:
+        for lived_s, pause_s in ((0, 0.1), (0, 0.5), (59, 2.0), (0, 10.0), (0, 10.0), (61, 0.1)):
+            await bench.clock.advance(lived_s)
+            await killed(bench, pause_s)
+
+
+async def test_a_text_over_which_the_worker_dies_again_and_again_is_refused_and_no_other() -> None:
+    async with Bench(batch_wait_ms=0, query_cache=0) as bench:
+        for pause_s in (0.1, 0.5):
+            asked = [bench.ask("bad", "good"), bench.ask("good", model=OTHER)]
+            await settled()
+            await killed(bench, pause_s)
+            for task in asked:
+                with pytest.raises(Unavailable):
+                    await task
+        bad, fresh, search = bench.ask("bad", "good"), bench.ask("fresh"), bench.search("sought")
+        await settled()
+        assert [embed.texts for embed in bench.sent] == [["bad"]]
+        await killed(bench, 2.0)
+        with pytest.raises(Rejected, match="died over it") as caught:
+            await bad
+        assert caught.value.reason is Reason.INVALID_ARGUMENT
+        for other in (fresh, search):
+            with pytest.raises(Unavailable):
+                await other
+        with pytest.raises(Rejected, match="died over it"):
+            await bench.embedder.documents(MODEL, ["good", "bad"], deadline_s=1)
+        tasks = [bench.ask("good", "fresh"), bench.ask("good", "bad", model=OTHER)]
+        await settled()
+        for texts in (["good"], ["fresh"], ["good"], ["bad"]):
+            assert bench.sent[-1].texts == texts
+            await bench.starts.link.answer(bench.sent[-1])
+        assert await tasks[0] == expected("good", "fresh")
+        assert await tasks[1] == expected("good", "bad", model=OTHER)
+
+
 async def test_a_worker_that_says_nothing_is_ended() -> None:
     async with Bench(deadline_s=4, batch_wait_ms=0) as bench:
         for _ in range(20):
