@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.bugs import BUGS, QUICK
-from tests.simulation.hunt import SEEDS_MAX, hunt_named, table
+from tests.simulation.hunt import SEEDS_MAX, Hunted, hunt_named, row
 from tests.simulation.points import EVERY_POINT, Reached
 from tests.simulation.run import Verdict, run_seed
 
@@ -79,6 +79,7 @@ def _many(seeds: range, workers: int) -> bool:
             failed += 1
             if failed <= FAILURES_SHOWN:
                 _tell(verdict)
+                sys.stdout.flush()
     took_s = time.perf_counter() - began_s
     print(
         f"{len(seeds)} seeds, {failed} failed; {writes} writes in {virtual_s:.0f} virtual seconds,"
@@ -109,8 +110,11 @@ def _bugs(names: Sequence[str], seeds_max: int, workers: int) -> bool:
     """Hunt the planted bugs and print the table; True if each was caught."""
     with ProcessPoolExecutor(workers) as pool:
         hunts = [pool.submit(hunt_named, name, seeds_max=seeds_max) for name in names]
-        hunted = [hunt.result() for hunt in hunts]
-    print(table(hunted))
+        print(row(None), flush=True)
+        hunted: list[Hunted] = []
+        for hunt in hunts:
+            hunted.append(hunt.result())
+            print(row(hunted[-1]), flush=True)
     missed = [item.bug for item in hunted if not item.checker]
     if missed:
         print(f"\nnot caught within {seeds_max} seeds: {', '.join(missed)}")

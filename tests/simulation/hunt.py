@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tests.simulation.bugs import BUGS, Bug
 from tests.simulation.run import run_seed
 
 SEEDS_MAX = 500
+_CHECKER_CHARS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,20 +52,11 @@ def hunt_named(name: str, first: int = 0, seeds_max: int = SEEDS_MAX) -> Hunted:
     return hunt(bug, first=first, seeds_max=seeds_max)
 
 
-def table(hunted: Iterable[Hunted]) -> str:
-    """Return the table of what was caught by whom."""
-    rows = [("planted bug", "caught by", "seeds", "at seed; who else noticed")]
-    rows += [
-        (
-            item.bug,
-            item.checker or "NOBODY",
-            str(item.seeds),
-            "; ".join([str(item.seed), *item.others]) if item.checker else "",
-        )
-        for item in hunted
-    ]
-    widths = [max(len(row[at]) for row in rows) for at in range(3)]
-    return "\n".join(
-        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}"
-        for row in rows
-    )
+def row(hunted: Hunted | None) -> str:
+    """Return a row of the table of what was caught by whom, its head for None."""
+    told = ("planted bug", "caught by", "seeds", "at seed; who else noticed")
+    if hunted is not None:
+        where = "; ".join([str(hunted.seed), *hunted.others]) if hunted.checker else ""
+        told = (hunted.bug, hunted.checker or "NOBODY", str(hunted.seeds), where)
+    bugs = max(len(bug.name) for bug in BUGS)
+    return f"{told[0]:<{bugs}}  {told[1]:<{_CHECKER_CHARS}}  {told[2]:>5}  {told[3]}"
