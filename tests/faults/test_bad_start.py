@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.ledger.postgres.database import SCHEMA_VERSION
 from tests.faults.harness.databases import execute
 from tests.faults.harness.scene import Scene
 
@@ -91,7 +92,7 @@ async def test_a_ledger_of_another_version_is_refused_with_both_versions(
     code, errors = await refused(scene, scene.config(), command)
     assert code == 1
     assert "version [99]" in errors
-    assert "needs [1]" in errors
+    assert f"needs [{SCHEMA_VERSION}]" in errors
 
 
 async def test_an_address_that_others_reach_needs_tls_or_insecure(scene: Scene) -> None:
