@@ -154,9 +154,9 @@ def _hot(rng: random.Random) -> Plan:
 def _walk(rng: random.Random) -> Plan:
     """The operator walks through the phases, and all kinds of things go wrong."""
     phases = (Phase.OLD_ONLY, Phase.DUAL_WRITE, Phase.RAMP, Phase.NEW_PRIMARY)
-    start = rng.choices(phases, (3, 3, 3, 3))[0]
+    start = rng.choices(phases, (1, 2, 4, 5))[0]
     rough = rng.random() < 0.8
-    early = start in (Phase.OLD_ONLY, Phase.DUAL_WRITE)
+    onward = 0.3 if start is Phase.NEW_PRIMARY else rng.choice((0.7, 0.95))
     return Plan(
         kind="walk",
         replicas=rng.randint(2, 4),
@@ -166,18 +166,18 @@ def _walk(rng: random.Random) -> Plan:
         keys=rng.choice((2, 3, 6)),
         pace_s=rng.choice((0.2, 0.5)),
         start=start,
-        percent=rng.choice((30.0, 70.0, 100.0)) if start is Phase.RAMP else 100.0,
+        percent=rng.choice((30.0, 100.0, 100.0)) if start is Phase.RAMP else 100.0,
         weather={name: _weather(rng) if rough else CALM for name in SERVERS},
         replica_dangers=_dangers(rng) if rough else SAFE,
         reconciler_dangers=_dangers(rng, often=4.0) if rough else Dangers(stall=0.3),
         walks=True,
-        forward=0.95 if early else rng.choice((0.4, 0.8)),
+        forward=onward,
         outages=rng.choice((0, 0, 1, 2)) if rough else 0,
         cuts=rng.choice((0, 0, 1)) if rough else 0,
         stops=rng.choice((0, 1, 1, 2)) if rough else 0,
         kills=rng.choice((0, 0, 1, 2)) if rough else 0,
         ack=rng.choice(("both", "both", "primary")),
-        ends=rng.choice(("as it is", "as it is", "rollback")),
+        ends=rng.choice(("as it is", "rollback")),
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _JOB_PATIENCE_S = 8.0
 _POLL_S = 0.25
-_REST_S = {"walk": 1.5, "begin": 0.5, "hot": 0.4, "duel": 0.3}
+_REST_S = {"walk": 0.8, "begin": 0.5, "hot": 0.4, "duel": 0.3}
 _JOBS = (*[JobKind.REPAIR] * 4, JobKind.VERIFY, JobKind.VERIFY, JobKind.BACKFILL)
 
 
