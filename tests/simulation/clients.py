@@ -99,7 +99,7 @@ class Client:
     async def _read(self, key: Key) -> None:
         replica = await self._ask()
         deadline_s = self._rng.choice((1.0, 3.0, 8.0))
-        context = _context(self._rng.choice((self._name, "tenant")), deadline_s)
+        context = _context(f"tenant{self._rng.randint(1, 6)}", deadline_s)
         keys = [key]
         if self._rng.random() < 0.2:
             keys = self._rng.sample(self._keys, min(2, len(self._keys)))

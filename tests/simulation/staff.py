@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from proxy.controlplane import Change
 from proxy.errors import CrossfadeError
 from proxy.ledger.types import JobKind, JobState, Phase
-from proxy.routing.phases import ORDER, allowed_targets
+from proxy.routing.phases import ORDER, allowed_targets, reads_both
 
 if TYPE_CHECKING:
     from tests.simulation.replica import Replica
@@ -40,6 +40,8 @@ class Operator:
             return
         if not self._world.plan.walks:
             await self.job(self._rng.choice(_JOBS), 2.0)
+        elif reads_both(self._world.ledger.state.routing.phase) and self._rng.random() < 0.3:
+            await self._traffic(self._rng.choice((20.0, 50.0, 80.0, 100.0)))
         elif self._rng.random() < self._world.plan.forward:
             await self._forward()
         else:
