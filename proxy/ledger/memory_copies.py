@@ -26,6 +26,11 @@ class MemoryCopies:
         state = self._state
         number = state.number()
         self._claim(number, collection, keys, _CLAIM_TTL_S)
+        # Who claims a clean key has nothing to copy, and holds up nobody who looks at it.
+        for key in keys:
+            claim = state.claims.get((collection, key))
+            if claim and claim.snapshot_id == number and (collection, key) not in state.dirty:
+                del state.claims[collection, key]
         claims = self._claims(collection)
         state.snapshots[number] = StoredSnapshot(
             collection=collection,

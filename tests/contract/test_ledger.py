@@ -148,12 +148,20 @@ async def test_a_key_is_copied_by_one_copy_at_a_time(ledger: Ledger) -> None:
     assert first.claimed == {KEY}, "a key that is not dirty is not claimed"
     second = await ledger.begin_copy("documents", keys=[KEY, OTHER])
     assert second.claimed == {OTHER}
-    assert second.in_flight == {KEY, third}
+    assert second.in_flight == {KEY}
     assert (await ledger.begin_copy("sources", keys=[KEY])).in_flight == set()
     await ledger.finish_copy(first, touched=[KEY])
     assert (await ledger.begin_copy("documents")).in_flight == {OTHER}
     await ledger.abandon_copy(second)
     assert (await ledger.begin_copy("documents", keys=[OTHER])).claimed == {OTHER}
+
+
+async def test_a_claim_of_a_clean_key_holds_nobody_up(ledger: Ledger) -> None:
+    await ledger.mark_dirty("documents", [OTHER], reason="test")
+    mine = await ledger.begin_copy("documents", keys=[KEY, OTHER])  # and its answer is lost
+    assert mine.claimed == {OTHER}
+    seen = await ledger.begin_copy("documents", copying=False)
+    assert seen.in_flight == {OTHER}, "verify would take a clean key for one in flight"
 
 
 async def test_keys_of_a_copy_that_was_given_up_are_dirty_and_stay_claimed_for_a_while(

@@ -45,6 +45,8 @@ RETURNING (
     WHERE c.snapshot_id = %(id)s
 )
 """
+# Who claims a clean key has nothing to copy, and holds up nobody who looks at it.
+_LET_GO = "DELETE FROM crossfade.copy_claims WHERE snapshot_id = %s AND NOT key = ANY (%b::text[])"
 _CLAIM_S = 25.0
 _INTERRUPTED = """
 INSERT INTO crossfade.dirty AS d (migration, collection, key, reason)
@@ -93,6 +95,8 @@ class CopyTable:
             cursor = await connection.execute(_TAKE, about)
             row = await cursor.fetchone()
             busy, mine = row if row else ([], [])
+            if len(mine) < len(keys):
+                await connection.execute(_LET_GO, (snapshot_id, mine))
         return CopySnapshot(
             snapshot_id=snapshot_id,
             collection=collection,
