@@ -66,9 +66,12 @@ def _pace(options: DemoOptions) -> Pace:
         # Another kind of engine: sooner with a text's meaning, later with words and lists. What its
         # users ask for, a p95 below 100 ms, is in the report.
         latency_ratio_max=5.0,
-        writes_per_s=14.0,
-        reads_per_s=6.0,
-        searches_per_s=5.0,
+        # Two cores serve, embed, search twice and compare: longer at a pace that leaves them room.
+        dwell_s=10.0,
+        shadow_queries_min=60,
+        writes_per_s=9.0,
+        reads_per_s=4.0,
+        searches_per_s=2.5,
     )
 
 
