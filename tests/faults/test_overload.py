@@ -6,6 +6,7 @@ import pytest
 
 from tests.faults.harness.overload import Arrivals
 from tests.faults.harness.trial import Trial, weight
+from tests.faults.harness.waiting import until
 
 pytestmark = pytest.mark.faults
 DEADLINE_S = 2.0
@@ -33,6 +34,12 @@ async def test_past_capacity_calls_are_refused_soon_and_what_is_accepted_is_serv
     before_mb, _ = weight(trial.replica.process)
     held = [await arrivals.offer(share * capacity, for_s=2.5) for share in (1.0, 1.5, 3.0)]
     after_mb, _ = weight(trial.replica.process)
+
+    async def served() -> bool:
+        """A breaker that the worst of it has opened is closed again."""
+        return bool((await arrivals.offer(10.0, for_s=0.3)).acknowledged_s)
+
+    await until(served, what="a write is served again")
     again = await arrivals.offer(0.5 * capacity, for_s=1.0)
     print(
         f"capacity {capacity:.0f}/s, {before_mb:.0f} -> {after_mb:.0f} MB", *held, again, sep="\n"

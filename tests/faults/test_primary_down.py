@@ -64,7 +64,8 @@ async def test_a_primary_that_hangs_is_deadline_exceeded_and_ends_equal_on_both(
     scene: Scene,
 ) -> None:
     relay = await scene.relay("old")
-    replica = await scene.serve()
+    # One connection: the next write of the kind finds its statements prepared.
+    replica = await scene.serve(over={"old": {"pool_size_min": 1, "pool_size_max": 1}})
     await scene.phase(replica, Phase.DUAL_WRITE)
     client = replica.client
     await client.upsert("sources", ("rust", "serde"), {"version": "1.0"})
