@@ -27,6 +27,8 @@ from proxy.model import CollectionSpec, FieldType, Key, Record, Value
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
+_PLAIN = frozenset({FieldType.TEXT, FieldType.INT, FieldType.BOOL, FieldType.TIMESTAMP})
+"""Types whose values are equal exactly if their canonical texts are."""
 
 
 def json_text(value: object) -> str:
@@ -104,6 +106,8 @@ def same_value(kind: FieldType, left: Value, right: Value) -> bool:
     """Compare two values in canonical form."""
     if left is None or right is None:
         return left is None and right is None
+    if kind in _PLAIN and type(left) is type(right):
+        return left == right
     return value_text(kind, left) == value_text(kind, right)
 
 

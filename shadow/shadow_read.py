@@ -36,6 +36,10 @@ from shadow.windows import Window, Windows, window_name
 FLUSH_S = 5.0
 """How often statistics go to the ledger."""
 
+_HOLD_LOOK_S = 0.02
+_HOLD_LOOKS_MAX = 250
+"""No swap holds writes for longer than this."""
+
 QUEUED_RECORDS_MAX = 5_000
 """Records that may wait in the queue: with 10 kB of text each about 50 MB, whatever queue_max."""
 
@@ -258,9 +262,17 @@ class ShadowReader:
                 if item is None:
                     return
                 self._queued_records -= item.records
+                await self._leave_room()
                 await self._compare(item)
             finally:
                 self._queue.task_done()
+
+    async def _leave_room(self) -> None:
+        """Compare nothing while a swap holds the writes: clients wait for every moment of it."""
+        for _ in range(_HOLD_LOOKS_MAX):
+            if not self._routing().hold:
+                return
+            await self._clock.sleep(_HOLD_LOOK_S)
 
     async def _compare(self, item: _Sampled) -> None:
         try:

@@ -119,6 +119,7 @@ class WorkItems:
             "shadow": {
                 "gate_queries_min": self.pace.shadow_queries_min,
                 "gate_latency_ratio_max": self.pace.latency_ratio_max,
+                "sample": 0.5,
             },
         }
 
