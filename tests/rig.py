@@ -11,13 +11,12 @@ from typing import Any
 from proxy.clock import SystemClock
 from proxy.config.settings import ReadSettings, WriteSettings
 from proxy.dataplane import Reading, RequestContext
-from proxy.dual_write.deletes import Deletes
-from proxy.dual_write.writer import DualWriter, WriterParts
+from proxy.dual_write.writer import DualWriter
 from proxy.embedding.base import Embedder
 from proxy.errors import CrossfadeError
 from proxy.layouts import StoreSchema
 from proxy.ledger.base import Ledger
-from proxy.ledger.group_commit import AppendGroup, SettleQueue
+from proxy.ledger.group_commit import SettleQueue
 from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import Phase, Routing
 from proxy.model import CollectionSpec, Key, Record, Write, WriteOp, WriteResult
@@ -25,11 +24,9 @@ from proxy.plane import Plane
 from proxy.query import CountQuery, Group, ListQuery, SearchQuery, SearchResult
 from proxy.read_path import ReaderParts, ReadPath
 from proxy.routing.member import MemberSettings, Membership
-from proxy.server.housekeeping import settler
+from proxy.server.write_path import WritePathParts, WritePathSettings, build_write_path
 from proxy.stores.base import Store
-from proxy.stores.breaker import Breaker
 from proxy.stores.memory import MemoryStore
-from proxy.stores.sides import Side, Sides
 from tests.doc_server import schemas
 
 
@@ -163,6 +160,12 @@ class Rig:
         await self.settle.wait_delayed(timeout_s=10)
         await self.settle.flush()
 
+    async def end(self) -> None:
+        """Let the writes end, and follow the routing no longer."""
+        await self.writer.drain(timeout_s=5)
+        self.following.cancel()
+        await asyncio.gather(self.following, return_exceptions=True)
+
     async def stored(self, side: str, key: Key, collection: str = "documents") -> Record | None:
         """Read a record straight from a store."""
         found = await self.stores[side].get(collection, [key], vectors=True, deadline_s=5)
@@ -173,6 +176,16 @@ def faulty_stores(made: Mapping[str, StoreSchema] | None = None) -> dict[str, Fa
     """Return two memory stores, with the doc server's layouts if no others are given."""
     clock, made = SystemClock(), made or schemas()
     return {name: Faulty(MemoryStore(name, made[name], clock)) for name in ("old", "new")}
+
+
+def _settings(writes: WriteSettings, lease_s: float) -> WritePathSettings:
+    member = MemberSettings(
+        lease_s=lease_s,
+        hold_max_s=writes.hold_max_s,
+        address="test",
+        ledger_down=writes.ledger_down,
+    )
+    return WritePathSettings(writes=writes, member=member, settle_delay_s=0.001)
 
 
 @asynccontextmanager
@@ -193,81 +206,49 @@ async def replica(
     clock = SystemClock()
     ledger = ledger or MemoryLedger(clock)
     stores = stores or faulty_stores()
-    settings = writes or WriteSettings()
-    sides = Sides(
-        {
-            name: Side(
-                store=store,
-                breaker=Breaker(
-                    clock, failures_max=settings.breaker_failures, open_s=settings.breaker_open_s
-                ),
-            )
-            for name, store in stores.items()
-        }
+    parts = WritePathParts(
+        stores=stores,
+        ledger=ledger,
+        intents=ledger,
+        clock=clock,
+        specs=specs or stores["old"].schema.collections,
+        embedder=embedder,
     )
-    settle = SettleQueue(ledger, clock, delay_s=0.001)
-    member = Membership(
-        ledger,
-        clock,
-        MemberSettings(
-            lease_s=lease_s,
-            hold_max_s=settings.hold_max_s,
-            address="test",
-            ledger_down=settings.ledger_down,
-        ),
-        drain=settler(settle, ledger, lambda: member, lambda: writer),
-    )
-    specs = specs or stores["old"].schema.collections
-    append = AppendGroup(ledger, rows_max=500)
-    writer = DualWriter(
-        WriterParts(
-            sides=sides,
-            ledger=ledger,
-            append=append,
-            settle=settle,
-            member=member,
-            clock=clock,
-            specs=specs,
-            embedder=embedder,
-        ),
-        settings,
-    )
+    path = build_write_path(parts, _settings(writes or WriteSettings(), lease_s))
     chooser, dirt, seen = Chooser(), NoDirt(), Seen()
     reader = ReadPath(
         ReaderParts(
-            sides=sides,
+            sides=path.sides,
             ledger=ledger,
-            member=member,
+            member=path.member,
             chooser=chooser,
             dirty=dirt,
             clock=clock,
-            specs=specs,
+            specs=path.specs,
             observers=(seen,),
             embedder=embedder,
         ),
         reads or ReadSettings(dirty_keys_max=10),
     )
-    await member.start()
-    running = asyncio.create_task(member.run())
-    rig = Rig(
+    await path.member.start()
+    running = asyncio.create_task(path.member.run())
+    made = Rig(
         ledger=ledger,
         stores=stores,
-        plane=Plane(writer, Deletes(writer, sides, member, specs), reader),
-        writer=writer,
+        plane=path.plane(reader),
+        writer=path.writer,
         reader=reader,
-        member=member,
-        settle=settle,
+        member=path.member,
+        settle=path.settle,
         chooser=chooser,
         dirt=dirt,
         seen=seen,
         following=running,
     )
     try:
-        yield rig
+        yield made
     finally:
-        await writer.drain(timeout_s=5)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await made.end()
 
 
 def context(idempotency_key: str = "", *, deadline_s: float = 10.0) -> RequestContext:

@@ -15,23 +15,23 @@ from proxy.control.preconditions import JudgeSettings
 from proxy.control.service import ControlParts, ControlService
 from proxy.control.switch import Switch
 from proxy.controlplane import Precondition
-from proxy.dual_write.deletes import Deletes
-from proxy.dual_write.writer import DualWriter, WriterParts
+from proxy.dual_write.writer import DualWriter
 from proxy.embedding.base import Embedder
 from proxy.errors import CrossfadeError, Rejected
 from proxy.ledger.base import Ledger
-from proxy.ledger.group_commit import AppendGroup, SettleQueue
+from proxy.ledger.group_commit import SettleQueue
+from proxy.ledger.types import Routing
 from proxy.model import JsonValue
 from proxy.plane import Plane
 from proxy.read_path import ReaderParts, ReadPath
 from proxy.routing.flags import TrafficFlags
 from proxy.routing.member import MemberSettings, Membership
-from proxy.server.housekeeping import DirtyCounts, settler
+from proxy.server.housekeeping import DirtyCounts
 from proxy.server.opening import Opening
 from proxy.server.reconciling import build_reconciler
+from proxy.server.write_path import WritePathParts, WritePathSettings, build_write_path
 from proxy.stores.base import Store
-from proxy.stores.breaker import Breaker
-from proxy.stores.sides import Side, Sides
+from proxy.stores.sides import Sides
 from proxy.telemetry.instrument import InstrumentedStore
 from proxy.telemetry.intents import InstrumentedIntents
 from proxy.telemetry.setup import Telemetry
@@ -74,23 +74,6 @@ class Parts:
         )
 
 
-def build_sides(stores: Mapping[str, Store], settings: Settings, clock: Clock) -> Sides:
-    """Give each store its circuit breaker."""
-    return Sides(
-        {
-            name: Side(
-                store=store,
-                breaker=Breaker(
-                    clock,
-                    failures_max=settings.writes.breaker_failures,
-                    open_s=settings.writes.breaker_open_s,
-                ),
-            )
-            for name, store in stores.items()
-        }
-    )
-
-
 def build_parts(
     config: Config,
     opening: Opening,
@@ -102,57 +85,25 @@ def build_parts(
 ) -> Parts:
     """Wire a proxy over stores, an open ledger and, if a collection needs one, an embedder."""
     settings = config.settings
-    specs = config.collections
-    stores: dict[str, Store] = {
-        name: InstrumentedStore(store, telemetry.tracing, telemetry.metrics)
-        for name, store in opening.stores.items()
-    }
-    sides = build_sides(stores, settings, clock)
+    stores = _instrumented(opening, telemetry)
     intents = InstrumentedIntents(ledger, telemetry.tracing, telemetry.metrics)
-    settle = SettleQueue(
-        intents,
-        clock,
-        delay_s=settings.ledger.settle_delay_ms / 1000.0,
-        on_drop=lambda name: member.forsake(name),  # noqa: PLW0108 - made below
+    under = WritePathParts(
+        stores=stores,
+        ledger=ledger,
+        intents=intents,
+        clock=clock,
+        specs=config.collections,
+        embedder=embedder,
     )
-    member = Membership(
-        ledger,
-        clock,
-        _member_settings(settings),
-        drain=settler(settle, ledger, lambda: member, lambda: writer),
-    )
-    writer = DualWriter(
-        WriterParts(
-            sides=sides,
-            ledger=intents,
-            append=AppendGroup(intents, rows_max=settings.ledger.flush_rows_max),
-            settle=settle,
-            member=member,
-            clock=clock,
-            specs=specs,
-            embedder=embedder,
-            embed_deadline_s=settings.embedder.deadline_s,
-        ),
-        settings.writes,
-    )
-    flags = TrafficFlags(
-        settings.flags,
-        migration=settings.migration,
-        routing=lambda: member.current,
-        on_error=telemetry.metrics.flag_error,
-    )
+    path = build_write_path(under, _path_settings(settings))
+
+    def routing() -> Routing:
+        return path.member.current
+
+    flags = _build_flags(settings, telemetry, routing)
     dirty = DirtyCounts(ledger, clock)
-    shadow = ShadowReader(
-        ShadowParts(
-            stores=stores,
-            ledger=ledger,
-            routing=lambda: member.current,
-            replica_id=f"shadow-{uuid.uuid4().hex[:12]}",
-            clock=clock,
-            engines={"old": settings.old.engine, "new": settings.new.engine},
-            embedder=embedder,
-        ),
-        settings.shadow,
+    shadow = _build_shadow(
+        settings, stores, ledger, routing=routing, clock=clock, embedder=embedder
     )
     reconciler = build_reconciler(
         stores,
@@ -164,13 +115,13 @@ def build_parts(
     )
     reader = ReadPath(
         ReaderParts(
-            sides=sides,
+            sides=path.sides,
             ledger=intents,
-            member=member,
+            member=path.member,
             chooser=flags,
             dirty=dirty,
             clock=clock,
-            specs=specs,
+            specs=path.specs,
             observers=(shadow,),
             embedder=embedder,
         ),
@@ -181,16 +132,67 @@ def build_parts(
         opening=opening,
         stores=stores,
         ledger=ledger,
-        member=member,
-        settle=settle,
-        writer=writer,
+        member=path.member,
+        settle=path.settle,
+        writer=path.writer,
         flags=flags,
         dirty=dirty,
         shadow=shadow,
-        plane=Plane(writer, Deletes(writer, sides, member, specs), reader),
-        control=_build_control(settings, sides, ledger, shadow, reconciler),
+        plane=path.plane(reader),
+        control=_build_control(settings, path.sides, ledger, shadow, reconciler),
         reconciler=reconciler,
         embedder=embedder,
+    )
+
+
+def _instrumented(opening: Opening, telemetry: Telemetry) -> dict[str, Store]:
+    return {
+        name: InstrumentedStore(store, telemetry.tracing, telemetry.metrics)
+        for name, store in opening.stores.items()
+    }
+
+
+def _build_flags(
+    settings: Settings, telemetry: Telemetry, routing: Callable[[], Routing]
+) -> TrafficFlags:
+    return TrafficFlags(
+        settings.flags,
+        migration=settings.migration,
+        routing=routing,
+        on_error=telemetry.metrics.flag_error,
+    )
+
+
+def _build_shadow(
+    settings: Settings,
+    stores: Mapping[str, Store],
+    ledger: Ledger,
+    *,
+    routing: Callable[[], Routing],
+    clock: Clock,
+    embedder: Embedder | None,
+) -> ShadowReader:
+    return ShadowReader(
+        ShadowParts(
+            stores=stores,
+            ledger=ledger,
+            routing=routing,
+            replica_id=f"shadow-{uuid.uuid4().hex[:12]}",
+            clock=clock,
+            engines={"old": settings.old.engine, "new": settings.new.engine},
+            embedder=embedder,
+        ),
+        settings.shadow,
+    )
+
+
+def _path_settings(settings: Settings) -> WritePathSettings:
+    return WritePathSettings(
+        writes=settings.writes,
+        member=_member_settings(settings),
+        settle_delay_s=settings.ledger.settle_delay_ms / 1000.0,
+        append_rows_max=settings.ledger.flush_rows_max,
+        embed_deadline_s=settings.embedder.deadline_s,
     )
 
 

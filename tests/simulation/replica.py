@@ -19,20 +19,15 @@ from proxy.control.preconditions import JudgeSettings
 from proxy.control.service import ControlParts, ControlService
 from proxy.control.switch import Switch
 from proxy.controlplane import Precondition
-from proxy.dual_write.deletes import Deletes
-from proxy.dual_write.writer import DualWriter, WriterParts
 from proxy.ledger.base import Ledger
-from proxy.ledger.group_commit import AppendGroup, SettleQueue
 from proxy.model import JsonValue
-from proxy.plane import Plane
 from proxy.read_path import ReaderParts, ReadPath
 from proxy.routing.flags import TrafficFlags
-from proxy.routing.member import MemberSettings, Membership
-from proxy.server.housekeeping import DirtyCounts, HoldWatch, Housekeeping, settler
+from proxy.routing.member import MemberSettings
+from proxy.server.housekeeping import DirtyCounts, HoldWatch, Housekeeping
 from proxy.server.parts import build_drain
+from proxy.server.write_path import WritePathParts, WritePathSettings, build_write_path
 from proxy.stores.base import Store
-from proxy.stores.breaker import Breaker
-from proxy.stores.sides import Side, Sides
 from reconcile.jobs import Reconciler, Tools
 from reconcile.retry import RetryPolicy
 from tests.simulation.history import Chosen, History
@@ -74,51 +69,28 @@ class Replica:
         self.name = at.name
         self._at = at
         settings = WRITES.model_copy(update={"ack": ack})
-        self.sides = Sides(
-            {
-                name: Side(
-                    store=store,
-                    breaker=Breaker(
-                        at.clock,
-                        failures_max=settings.breaker_failures,
-                        open_s=settings.breaker_open_s,
-                    ),
-                )
-                for name, store in at.stores.items()
-            }
-        )
-        self.settle = SettleQueue(
-            at.ledger,
-            at.clock,
-            delay_s=0.02,
-            on_drop=lambda name: self.member.forsake(name),  # noqa: PLW0108 - made below
-        )
-        self.member = Membership(
-            at.ledger,
-            at.clock,
-            MemberSettings(
-                lease_s=LEASE_S,
-                hold_max_s=settings.hold_max_s,
-                address=at.name,
-                ledger_down="refuse",
-            ),
-            drain=settler(self.settle, at.ledger, lambda: self.member, lambda: self.writer),
-            reach=at.points.reach,
-        )
-        specs = schemas()["old"].collections
-        self.writer = DualWriter(
-            WriterParts(
-                sides=self.sides,
+        path = build_write_path(
+            WritePathParts(
+                stores=at.stores,
                 ledger=at.ledger,
-                append=AppendGroup(at.ledger, rows_max=500),
-                settle=self.settle,
-                member=self.member,
+                intents=at.ledger,
                 clock=at.clock,
-                specs=specs,
+                specs=schemas()["old"].collections,
                 reach=at.points.reach,
             ),
-            settings,
+            WritePathSettings(
+                writes=settings,
+                member=MemberSettings(
+                    lease_s=LEASE_S,
+                    hold_max_s=settings.hold_max_s,
+                    address=at.name,
+                    ledger_down="refuse",
+                ),
+                settle_delay_s=0.02,
+            ),
         )
+        self.sides, self.settle = path.sides, path.settle
+        self.member, self.writer = path.member, path.writer
         self.flags = TrafficFlags(
             FlagSettings(), migration="simulated", routing=lambda: self.member.current
         )
@@ -131,13 +103,11 @@ class Replica:
                 chooser=self,
                 dirty=self.dirty,
                 clock=at.clock,
-                specs=specs,
+                specs=path.specs,
             ),
             READS,
         )
-        self.plane = Plane(
-            self.writer, Deletes(self.writer, self.sides, self.member, specs), reader
-        )
+        self.plane = path.plane(reader)
         self.reconciler = reconciler(at, f"{at.name}-drain")
         self.control = self._control()
 

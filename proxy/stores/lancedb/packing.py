@@ -9,7 +9,8 @@ from typing import Any
 
 from proxy.canonical import json_text
 from proxy.layouts import Column
-from proxy.model import CollectionSpec, FieldType, Value
+from proxy.model import CollectionSpec, Value
+from proxy.stores.packed import unpacked
 
 
 class Unreadable(Exception):
@@ -52,7 +53,7 @@ def unpack(spec: CollectionSpec, column: Column, text: str | None) -> dict[str, 
     for item in column.packed:
         kind = spec.by_name[item.field].type
         value = stored.get(item.name)
-        made = None if value is None else _unpacked(kind, value)
+        made = None if value is None else unpacked(kind, value)
         if value is not None and made is None:
             shown = str(value)[:60]
             raise Unreadable(f"{column.name}.{item.name} is {shown!r}, not a {kind.value}")
@@ -90,35 +91,3 @@ def load_json(name: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise Unreadable(f"{name} is {text[:60]!r}, not JSON") from error
-
-
-_EXPECTED: Mapping[FieldType, type] = {
-    FieldType.TEXT: str,
-    FieldType.INT: int,
-    FieldType.TEXT_LIST: list,
-}
-
-
-def _unpacked(kind: FieldType, item: Any) -> Value:
-    """Return a packed value as its field's type, None if it is not one."""
-    if kind is FieldType.JSON:
-        return item  # type: ignore[no-any-return]  # any JSON value
-    if isinstance(item, bool):
-        return item if kind is FieldType.BOOL else None
-    if kind is FieldType.TIMESTAMP:
-        return _moment(item)
-    if kind is FieldType.FLOAT:
-        return float(item) if isinstance(item, int | float) else None
-    expected = _EXPECTED.get(kind)
-    if expected is None or not isinstance(item, expected):
-        return None
-    return item  # type: ignore[return-value]  # a str, an int or a list
-
-
-def _moment(item: Any) -> dt.datetime | None:
-    """Return the time an ISO 8601 text tells; one without a zone is UTC."""
-    try:
-        moment = dt.datetime.fromisoformat(item)
-    except (TypeError, ValueError):
-        return None
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment

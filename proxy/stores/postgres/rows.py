@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +10,11 @@ from proxy.errors import Corrupt
 from proxy.layouts import Column, ColumnKind
 from proxy.model import FieldType, Key, Record, Value, encode_key
 from proxy.query import Projection
+from proxy.stores.packed import EXPECTED, unpacked
 from proxy.stores.postgres.table import Table, identifier
 
 PLAIN = Projection()
 WHOLE = Projection(vector=True)
-_EXPECTED: Mapping[FieldType, type] = {
-    FieldType.TEXT: str,
-    FieldType.INT: int,
-    FieldType.TEXT_LIST: list,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +92,7 @@ def _unpackers(
     for column, position in columns:
         kinds = {item.field: table.spec.by_name[item.field].type for item in column.packed}
         inner = tuple(
-            (item.field, item.name, kinds[item.field], _EXPECTED.get(kinds[item.field]))
+            (item.field, item.name, kinds[item.field], EXPECTED.get(kinds[item.field]))
             for item in column.packed
             if (wanted is None or item.field in wanted)
             and item.field not in table.spec.key
@@ -158,38 +153,13 @@ def _unpack(value: Any, packed: _Packed, fields: dict[str, Value]) -> str:
     for name, packed_name, kind, expected in packed.inner:
         item: Any = value.get(packed_name)
         if item is not None and type(item) is not expected:
-            unpacked = _unpacked(kind, item)
-            if unpacked is None:
+            made = unpacked(kind, item)
+            if made is None:
                 shown = str(item)[:60]
                 return f"{packed.column}.{packed_name} is {shown!r}, not a {kind.value}"
-            item = unpacked
+            item = made
         fields[name] = item
     if packed.rest:
         own = packed.own
         fields[packed.rest] = {name: item for name, item in value.items() if name not in own}
     return ""
-
-
-def _unpacked(kind: FieldType, item: Any) -> Value:
-    """Return a packed value as its field's type, None if it is not one."""
-    if kind is FieldType.JSON:
-        return item  # type: ignore[no-any-return]  # any JSON value
-    if isinstance(item, bool):
-        return item if kind is FieldType.BOOL else None
-    if kind is FieldType.TIMESTAMP:
-        return _moment(item)
-    if kind is FieldType.FLOAT:
-        return float(item) if isinstance(item, int | float) else None
-    expected = _EXPECTED.get(kind)
-    if expected is None or not isinstance(item, expected):
-        return None
-    return item  # type: ignore[return-value]  # a str, an int or a list
-
-
-def _moment(item: Any) -> dt.datetime | None:
-    """Return the time an ISO 8601 text tells; one without a zone is UTC."""
-    try:
-        moment = dt.datetime.fromisoformat(item)
-    except (TypeError, ValueError):
-        return None
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
