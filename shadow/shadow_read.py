@@ -38,7 +38,7 @@ FLUSH_S = 5.0
 
 _HOLD_LOOK_S = 0.02
 _HOLD_LOOKS_MAX = 250
-"""No swap holds writes for longer than this."""
+"""After so many looks it goes on all the same: a hold may be forgotten, a queue is not."""
 
 QUEUED_RECORDS_MAX = 5_000
 """Records that may wait in the queue: with 10 kB of text each about 50 MB, whatever queue_max."""

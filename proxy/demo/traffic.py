@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from crossfade.client import AsyncClient, CallError
 
@@ -16,6 +16,7 @@ from proxy.demo.samples import Sample
 from proxy.model import JsonValue, Key, encode_key
 
 Answer = TypeVar("Answer")
+Action: TypeAlias = Callable[[], Awaitable[None]]
 Target = tuple[str, Key, Image]
 """A record a write is about: collection, key, and what it holds afterwards."""
 
@@ -57,6 +58,15 @@ class Traffic:
     wrong: int = 0
     problems: list[str] = field(default_factory=list)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def keep_busy(
+        self, pacer: Pacer, rng: random.Random, actions: Sequence[tuple[Action, int]]
+    ) -> None:
+        """Do one of the actions after the other, by their weights, until the traffic stops."""
+        acts, weights = [action for action, _ in actions], [weight for _, weight in actions]
+        while not self.stopping.is_set():
+            await pacer.wait()
+            await rng.choices(acts, weights)[0]()
 
     async def write(
         self,

@@ -54,7 +54,7 @@ class DocumentWriter:
 
     async def run(self) -> None:
         """Write until the traffic stops."""
-        actions: Sequence[tuple[Callable[[], Awaitable[None]], int]] = (
+        actions = (
             (self._insert, 25),
             (self._upsert, 20),
             (self._update, 25),
@@ -62,11 +62,7 @@ class DocumentWriter:
             (self._insert_again, 8),
             (self._batch, 10),
         )
-        acts = [action for action, _ in actions]
-        weights = [weight for _, weight in actions]
-        while not self.traffic.stopping.is_set():
-            await self.pacer.wait()
-            await self.rng.choices(acts, weights)[0]()
+        await self.traffic.keep_busy(self.pacer, self.rng, actions)
 
     def _next(self, document: Document) -> Document:
         self.count += 1

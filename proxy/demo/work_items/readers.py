@@ -96,10 +96,8 @@ class Reader:
         """Read until the traffic stops."""
         self.releases = by_release(self.quiet)
         self.parents = _by_parent(self.quiet)
-        acts = (self._get, self._filter, self._children, self._count)
-        while not self.traffic.stopping.is_set():
-            await self.pacer.wait()
-            await self.rng.choices(acts, (50, 25, 15, 10))[0]()
+        actions = ((self._get, 50), (self._filter, 25), (self._children, 15), (self._count, 10))
+        await self.traffic.keep_busy(self.pacer, self.rng, actions)
 
     async def _get(self) -> None:
         item = self.rng.choice(self.quiet)
@@ -193,10 +191,13 @@ class Searcher:
 
     async def run(self) -> None:
         """Search until the traffic stops."""
-        acts = (self._by_meaning, self._by_both, self._by_words, self._for_itself)
-        while not self.traffic.stopping.is_set():
-            await self.pacer.wait()
-            await self.rng.choices(acts, (40, 30, 15, 15))[0]()
+        actions = (
+            (self._by_meaning, 40),
+            (self._by_both, 30),
+            (self._by_words, 15),
+            (self._for_itself, 15),
+        )
+        await self.traffic.keep_busy(self.pacer, self.rng, actions)
 
     async def _by_meaning(self) -> None:
         await self._ask("search_text", app.search_meaning, self.rng.choice(self.questions))

@@ -77,7 +77,7 @@ class ItemWriter:
 
     async def run(self) -> None:
         """Write until the traffic stops."""
-        actions: Sequence[tuple[Callable[[], Awaitable[None]], int]] = (
+        actions = (
             (self._insert, 20),
             (self._work, 30),
             (self._reword, 20),
@@ -86,11 +86,7 @@ class ItemWriter:
             (self._insert_again, 6),
             (self._batch, 6),
         )
-        acts = [action for action, _ in actions]
-        weights = [weight for _, weight in actions]
-        while not self.traffic.stopping.is_set():
-            await self.pacer.wait()
-            await self.rng.choices(acts, weights)[0]()
+        await self.traffic.keep_busy(self.pacer, self.rng, actions)
 
     def _mark(self) -> str:
         self.count += 1
