@@ -7,17 +7,17 @@ and wherever a replica dies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from proxy.dual_write.attempt import Item
+from proxy.dual_write.attempt import Item, accept_resumed, may_be_ours
 from proxy.dual_write.embed import Vectors
 from proxy.dual_write.making import Made
-from proxy.dual_write.outcome import StoreAnswer, refused_if_skipped
+from proxy.dual_write.outcome import StoreAnswer, refused_if_skipped, unproven
 from proxy.dual_write.stores import apply_on
-from proxy.errors import Reason, Rejected, Unavailable
+from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable
 from proxy.ledger.types import Routing
-from proxy.model import Applied, Key
+from proxy.model import Applied, CollectionSpec, Key
 from proxy.stores.sides import Sides
 
 _TRIES = 8
@@ -43,31 +43,28 @@ class Terms:
 class Primary:
     """Applies writes whose keys are locked on the store that their answer comes from."""
 
-    def __init__(self, sides: Sides, vectors: Vectors) -> None:
+    def __init__(self, sides: Sides, vectors: Vectors, specs: Mapping[str, CollectionSpec]) -> None:
         self._sides = sides
+        self._specs = specs
         self._vectors = vectors
 
-    def require_whole(self, items: Sequence[Item]) -> None:
-        """Return if the store that answers can apply these writes all or none.
-
-        Raises:
-            Rejected(UNIMPLEMENTED): it has no transactions; nothing was written.
-        """
-        targets = {item.target for item in items} if len(items) > 1 else set()
-        for target in targets:
-            if not self._sides.store(target).capabilities.transactions:
-                raise Rejected(
-                    f"The {target} store has no transactions, so {len(items)} writes cannot be all"
-                    " or none.",
-                    reason=Reason.UNIMPLEMENTED,
-                    hint="Send the batch without atomic: each write has an outcome of its own.",
-                )
+    def never_whole(self, items: Sequence[Item]) -> Rejected | None:
+        """Return why their store cannot apply these writes all or none; None if it can."""
+        if len(items) <= 1 or self._sides.store(items[0].target).capabilities.transactions:
+            return None
+        return Rejected(
+            f"The {items[0].target} store has no transactions, so {len(items)} writes cannot be all"
+            " or none.",
+            reason=Reason.UNIMPLEMENTED,
+            hint="Send the batch without atomic: each write has an outcome of its own.",
+        )
 
     async def write(self, items: Sequence[Item], target: str, terms: Terms) -> None:
         """Write the items in order, and note the store's answers.
 
         A write that still finds another record than it was made from has changed nothing, and
-        CHANGED is its answer; if its vector cannot be made again it has the error too.
+        CHANGED is its answer; if its vector cannot be made again it has the error too. A retried
+        insert that finds its own record has succeeded.
         """
         whole = terms.atomic and self._sides.store(target).capabilities.transactions
         terms = replace(terms, atomic=whole)
@@ -78,6 +75,22 @@ class Primary:
                 continue
             for item in part:
                 item.primary = StoreAnswer(error=unsent)
+        for item in filter(may_be_ours, items):
+            await self._accept_resumed(item, target, terms)
+
+    async def _accept_resumed(self, item: Item, target: str, terms: Terms) -> None:
+        """Look whether the record that stands in the way of a retried insert is its own."""
+        write, store = item.write, self._sides.store(target)
+        if write is None:
+            return
+        try:
+            found = await store.get(
+                write.collection, [write.key], vectors=True, deadline_s=terms.wait_s()
+            )
+        except CrossfadeError as error:
+            item.primary = StoreAnswer(error=unproven(error, target))
+        else:
+            accept_resumed(item, found.get(write.key), self._specs[write.collection])
 
     async def _write(self, items: list[Item], target: str, terms: Terms) -> None:
         for left in reversed(range(_TRIES)):

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from proxy.dataplane import BatchItem, RequestContext
 from proxy.dual_write.attempt import Item, answer
 from proxy.dual_write.making import Made
+from proxy.dual_write.resolve import request_digest
 from proxy.errors import Unavailable
+from proxy.ledger.base import IntentLog
 from proxy.model import Write
 
 
@@ -41,6 +43,14 @@ def answer_early(submission: Submission) -> None:
     """Answer by the primary while the secondary is behind: ack policy `primary` (W4), or W3."""
     if not submission.answered.done():
         submission.answered.set_result([answer(item, dual=True) for item in submission.items])
+
+
+async def answered_before(ledger: IntentLog, submission: Submission) -> bool:
+    """True if an earlier try of each write was answered: this one only repeats the answers (W7)."""
+    asked = zip(submission.writes, submission.idempotency_keys, strict=True)
+    return all(submission.idempotency_keys) and all(
+        [await ledger.answered(key, request_digest(write)) is not None for write, key in asked]
+    )
 
 
 def dropped() -> Unavailable:

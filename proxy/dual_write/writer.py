@@ -12,11 +12,9 @@ from proxy.dataplane import BatchItem, RequestContext, WriteAck
 from proxy.dual_write.attempt import (
     UNCHANGED,
     Item,
-    accept_resumed,
     answer,
     follow_accepted,
     intent_drafts,
-    may_be_ours,
     pending,
     replay,
     secondary_write,
@@ -27,13 +25,19 @@ from proxy.dual_write.follow import Follower
 from proxy.dual_write.locks import KeyLocks
 from proxy.dual_write.making import EmbedLimits, Maker
 from proxy.dual_write.numbers import Numbers
-from proxy.dual_write.outcome import StoreAnswer, unproven
+from proxy.dual_write.outcome import StoreAnswer
 from proxy.dual_write.pace import Pace
 from proxy.dual_write.primary import Primary, Terms
 from proxy.dual_write.resolve import Decided, request_digest, resolve, wanted_numbers, with_key
 from proxy.dual_write.spaces import Spaces
 from proxy.dual_write.stores import apply_on
-from proxy.dual_write.submission import Submission, answer_early, dropped, item_keys
+from proxy.dual_write.submission import (
+    Submission,
+    answer_early,
+    answered_before,
+    dropped,
+    item_keys,
+)
 from proxy.dual_write.tasks import OwnedTasks
 from proxy.embedding.base import Embedder
 from proxy.errors import (
@@ -105,7 +109,7 @@ class DualWriter:
         )
         maker = Maker(parts.embedder, limits)
         self._vectors = Vectors(parts.sides, spaces, maker, parts.specs)
-        self._primary = Primary(parts.sides, self._vectors)
+        self._primary = Primary(parts.sides, self._vectors, parts.specs)
         self._follower = Follower(parts.sides, spaces, maker)
         self.owes_full_verify = False
         self.written_alone: set[tuple[str, Key]] = set()
@@ -241,8 +245,9 @@ class DualWriter:
                 reason=Reason.FAILED_PRECONDITION,
                 hint="Send them in two batches.",
             )
-        if submission.atomic:
-            self._primary.require_whole(ready)
+        refusal = self._primary.never_whole(ready) if submission.atomic else None
+        if refusal is not None and not await answered_before(self._parts.ledger, submission):
+            raise refusal
         ids = [(item.write.collection, item.write.key) for item in ready if item.write]
         await self._reach(PausePoint.AFTER_ADMISSION)
         async with self._locks.hold(ids):
@@ -456,23 +461,7 @@ class DualWriter:
         )
         with self._pace.measured(lambda: self.in_flight):
             await self._primary.write(due, target, terms)
-        for item in filter(may_be_ours, due):
-            await self._accept_resumed(item, target)
         await self._reach(PausePoint.AFTER_PRIMARY_WRITE)
-
-    async def _accept_resumed(self, item: Item, target: str) -> None:
-        """Look whether the record that stands in the way of a retried insert is its own."""
-        if item.write is None:
-            return
-        write, deadline_s = item.write, self._deadline_s(self._settings.primary_deadline_s)
-        try:
-            found = await self._parts.sides.store(target).get(
-                write.collection, [write.key], vectors=True, deadline_s=deadline_s
-            )
-        except CrossfadeError as error:
-            item.primary = StoreAnswer(error=unproven(error, target))
-        else:
-            accept_resumed(item, found.get(write.key), self._parts.specs[write.collection])
 
     async def _write_secondary(
         self, due: list[Item], target: str, ticket: Ticket, submission: Submission

@@ -29,7 +29,12 @@ from proxy.routing.member import MemberSettings, Membership
 from proxy.server.housekeeping import DirtyCounts
 from proxy.server.opening import Opening
 from proxy.server.reconciling import build_reconciler
-from proxy.server.write_path import WritePathParts, WritePathSettings, build_write_path
+from proxy.server.write_path import (
+    WritePath,
+    WritePathParts,
+    WritePathSettings,
+    build_write_path,
+)
 from proxy.stores.base import Store
 from proxy.stores.sides import Sides
 from proxy.telemetry.instrument import InstrumentedStore
@@ -114,18 +119,7 @@ def build_parts(
         embedder=embedder,
     )
     reader = ReadPath(
-        ReaderParts(
-            sides=path.sides,
-            ledger=intents,
-            member=path.member,
-            chooser=flags,
-            dirty=dirty,
-            clock=clock,
-            specs=path.specs,
-            observers=(shadow,),
-            embedder=embedder,
-        ),
-        settings.reads,
+        _reader_parts(under, path, chooser=flags, dirty=dirty, observer=shadow), settings.reads
     )
     return Parts(
         config=config,
@@ -142,6 +136,27 @@ def build_parts(
         control=_build_control(settings, path.sides, ledger, shadow, reconciler),
         reconciler=reconciler,
         embedder=embedder,
+    )
+
+
+def _reader_parts(
+    under: WritePathParts,
+    path: WritePath,
+    *,
+    chooser: TrafficFlags,
+    dirty: DirtyCounts,
+    observer: ShadowReader,
+) -> ReaderParts:
+    return ReaderParts(
+        sides=path.sides,
+        ledger=under.intents,
+        member=path.member,
+        chooser=chooser,
+        dirty=dirty,
+        clock=under.clock,
+        specs=under.specs,
+        observers=(observer,),
+        embedder=under.embedder,
     )
 
 

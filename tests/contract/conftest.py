@@ -1,4 +1,4 @@
-"""The stores under contract: one line each."""
+"""The stores under contract, one line each, and the ledgers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import pytest
 from proxy.clock import SystemClock
 from proxy.config.settings import StoreSettings
 from proxy.layouts import StoreSchema
+from proxy.ledger.base import Ledger
+from proxy.ledger.memory import MemoryLedger
+from proxy.ledger.postgres import PostgresLedger
 from proxy.stores.base import Store
 from proxy.stores.lancedb import LanceStore
 from proxy.stores.memory import MemoryStore
@@ -76,5 +79,22 @@ async def wordy(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[S
     side, make = STORES[request.param]
     made = make(side, schemas_with_words()[side], place)
     await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture(params=["memory", "postgresql"])
+async def ledger(
+    request: pytest.FixtureRequest, new_database: Callable[[], str]
+) -> AsyncIterator[Ledger]:
+    """Return each ledger in turn, open, with two replicas."""
+    made: Ledger
+    if request.param == "memory":
+        made = MemoryLedger(SystemClock())
+    else:
+        made = PostgresLedger(new_database(), "m1")
+    await made.open()
+    for replica in ("r1", "r2"):
+        await made.register_replica(replica, address="", lease_s=60, ledger_down="refuse")
     yield made
     await made.close()

@@ -62,13 +62,26 @@ class OwnServer:
         await asyncio.to_thread(psutil.wait_procs, family, 20)
 
     async def kill_backend(self, database: str) -> None:
-        """Kill -9 one process that serves a database: the server ends the others and recovers."""
-        with psycopg.connect(self.admin, autocommit=True) as connection:
+        """Kill -9 one process that serves a database: the server ends the others and recovers.
+
+        A server that still recovers from the kill before is waited for.
+        """
+
+        async def killed() -> bool:
+            with contextlib.suppress(psycopg.OperationalError):
+                return await asyncio.to_thread(self._kill_one, database)
+            return False
+
+        await until(killed, what=f"a process that serves {database}", timeout_s=60)
+
+    def _kill_one(self, database: str) -> bool:
+        with psycopg.connect(self.admin, autocommit=True, connect_timeout=2) as connection:
             rows = connection.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
                 (database,),
             ).fetchall()
-        _send([psutil.Process(row[0]) for row in rows[:1]], signal.SIGKILL)
+            _send([psutil.Process(row[0]) for row in rows[:1]], signal.SIGKILL)
+        return bool(rows)
 
     def freeze(self) -> None:
         """Suspend the whole of it: connections stay open, nobody answers."""

@@ -303,6 +303,21 @@ async def test_a_store_without_transactions_refuses_an_atomic_batch_before_anyth
     assert (await rig.plane.batch([upsert(KEY)], atomic=True, context=context()))[0].ack
 
 
+async def test_an_atomic_batch_that_was_answered_is_answered_again_by_a_store_without_transactions(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W7 holds across a swap of the primary: a retry is no new batch."""
+    writes, named = [upsert(KEY), upsert(OTHER)], context(idempotency_key="batch")
+    first = await rig.plane.batch(writes, atomic=True, context=named)
+    await rig.settled()
+    plain = Capabilities(transactions=False, search_modes=frozenset({SearchMode.VECTOR}))
+    monkeypatch.setattr(rig.stores["old"], "capabilities", plain, raising=False)
+    again = await rig.plane.batch(writes, atomic=True, context=named)
+    assert all(item.ack is not None for item in [*first, *again])
+    with pytest.raises(Rejected, match="no transactions"):
+        await rig.plane.batch(writes, atomic=True, context=context(idempotency_key="another"))
+
+
 class LedgerDown:
     """A ledger whose appends fail while `down`."""
 
