@@ -12,7 +12,7 @@ from proxy.config.settings import ReconcileSettings
 from proxy.embedding.base import Embedder
 from proxy.errors import CrossfadeError, LeaseLost, Reason, Rejected
 from proxy.ledger.base import Ledger
-from proxy.ledger.types import Job, JobKind, JobState
+from proxy.ledger.types import EventDraft, Job, JobKind, JobState
 from proxy.model import JsonValue
 from proxy.stores.base import Store
 from reconcile.backfill import Backfill, dry_run
@@ -223,10 +223,12 @@ class Reconciler:
 
         job = await retry(store, lambda: None)
         await self._ledger.log_event(
-            f"{job.kind.value}.{state.value}",
-            actor=ACTOR,
-            reason=error,
-            detail={"job_id": job.job_id, "params": dict(job.params)},
+            EventDraft(
+                kind=f"{job.kind.value}.{state.value}",
+                actor=ACTOR,
+                reason=error,
+                detail={"job_id": job.job_id, "params": dict(job.params)},
+            )
         )
         return job
 
@@ -242,10 +244,11 @@ class Reconciler:
         params = parse_params(job.kind, job.params, self._known)
         bench = self.bench(job.params, observer=run.observer)
         await self._ledger.log_event(
-            f"{job.kind.value}.started",
-            actor=ACTOR,
-            reason="",
-            detail={"job_id": job.job_id, "params": dict(job.params), "owner": self._owner},
+            EventDraft(
+                kind=f"{job.kind.value}.started",
+                actor=ACTOR,
+                detail={"job_id": job.job_id, "params": dict(job.params), "owner": self._owner},
+            )
         )
         if job.kind is JobKind.VERIFY:
             await Verify(bench, run, params).run()

@@ -18,7 +18,7 @@ from proxy.layouts import StoreSchema
 from proxy.ledger.base import Ledger
 from proxy.ledger.group_commit import SettleQueue
 from proxy.ledger.memory import MemoryLedger
-from proxy.ledger.types import Phase, Routing
+from proxy.ledger.types import EventDraft, Phase, Routing
 from proxy.model import CollectionSpec, Key, Record, Write, WriteOp, WriteResult
 from proxy.plane import Plane
 from proxy.query import CountQuery, Group, ListQuery, SearchQuery, SearchResult
@@ -137,7 +137,7 @@ class Rig:
         routing = Routing(epoch=0, phase=phase, primary=primary, percent=percent)
         epoch = (await self.ledger.routing()).epoch
         changed = await self.ledger.change_routing(
-            epoch, routing, kind="phase", actor="test", reason="", detail={}
+            epoch, routing, EventDraft(kind="phase", actor="test")
         )
         await self.acknowledged(changed.epoch)
         return changed

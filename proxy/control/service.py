@@ -26,6 +26,7 @@ from proxy.ledger.types import (
     DeadLetter,
     DirtyKey,
     Event,
+    EventDraft,
     Job,
     JobKind,
     JobState,
@@ -271,7 +272,7 @@ class ControlService:
         return job
 
     async def _log(self, kind: str, actor: str, detail: dict[str, JsonValue]) -> None:
-        await self._parts.ledger.log_event(kind, actor=actor, reason="", detail=detail)
+        await self._parts.ledger.log_event(EventDraft(kind=kind, actor=actor, detail=detail))
 
     async def job(self, job_id: int) -> Job:
         """See `ControlPlane.job`."""

@@ -12,7 +12,7 @@ from proxy.config.settings import SwitchSettings
 from proxy.control.evidence import behind
 from proxy.errors import CrossfadeError, Reason, Rejected, StaleEpoch, Unavailable
 from proxy.ledger.base import Ledger
-from proxy.ledger.types import Routing, unverified
+from proxy.ledger.types import EventDraft, Routing, unverified
 from proxy.model import DefaultKind, JsonValue
 from proxy.pausepoints import PausePoint, Reach, pass_by
 from proxy.stores.base import Store
@@ -222,10 +222,9 @@ class Switch:
             return await self._ledger.change_routing(
                 held.epoch,
                 replace(before, hold=False),
-                kind="release",
-                actor=order.actor,
-                reason="the swap was given up",
-                detail=detail,
+                EventDraft(
+                    kind="release", actor=order.actor, reason="the swap was given up", detail=detail
+                ),
             )
         except StaleEpoch:
             return await self._ledger.routing()
@@ -236,10 +235,7 @@ class Switch:
         return await self._ledger.change_routing(
             routing.epoch,
             target,
-            kind=kind,
-            actor=order.actor,
-            reason=order.reason,
-            detail=order.detail,
+            EventDraft(kind=kind, actor=order.actor, reason=order.reason, detail=order.detail),
             drained=drained,
             note="" if kind == "hold" else order.note,
         )
@@ -299,10 +295,11 @@ async def release_forgotten_hold(
         await ledger.change_routing(
             routing.epoch,
             replace(routing, hold=False),
-            kind="release",
-            actor="watchdog",
-            reason="whoever held the writes has not been heard of",
-            detail={},
+            EventDraft(
+                kind="release",
+                actor="watchdog",
+                reason="whoever held the writes has not been heard of",
+            ),
         )
     except StaleEpoch:
         return False

@@ -15,6 +15,7 @@ from proxy.ledger.types import (
     Difference,
     DirtyKey,
     Event,
+    EventDraft,
     Intent,
     IntentDraft,
     Job,
@@ -216,11 +217,8 @@ class RoutingLog(Protocol):
         self,
         expected_epoch: int,
         routing: Routing,
+        event: EventDraft,
         *,
-        kind: str,
-        actor: str,
-        reason: str,
-        detail: Mapping[str, JsonValue],
         drained: bool = False,
         note: str = "",
     ) -> Routing:
@@ -276,9 +274,7 @@ class RoutingLog(Protocol):
     async def flags(self) -> dict[str, JsonValue]:
         """Return the durable facts."""
 
-    async def log_event(
-        self, kind: str, *, actor: str, reason: str, detail: Mapping[str, JsonValue]
-    ) -> None:
+    async def log_event(self, event: EventDraft) -> None:
         """Append to the event log."""
 
     async def events(self, *, limit: int = 100, after: int = 0) -> list[Event]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from proxy.errors import LeaseLost, Reason, Rejected, StaleEpoch
 from proxy.ledger.memory_state import MemoryState, StoredReplica
-from proxy.ledger.types import Event, Replica, Routing, unverified
+from proxy.ledger.types import Event, EventDraft, Replica, Routing, unverified
 from proxy.model import JsonValue
 
 
@@ -26,11 +26,8 @@ class MemoryRouting:
         self,
         expected_epoch: int,
         routing: Routing,
+        event: EventDraft,
         *,
-        kind: str,
-        actor: str,
-        reason: str,
-        detail: Mapping[str, JsonValue],
         drained: bool = False,
         note: str = "",
     ) -> Routing:
@@ -48,7 +45,7 @@ class MemoryRouting:
         state.routing = replace(routing, epoch=expected_epoch + 1)
         if note:
             state.flags[note] = {"epoch": state.routing.epoch}
-        await self.log_event(kind, actor=actor, reason=reason, detail=detail)
+        await self.log_event(event)
         state.changed.set()
         state.changed = asyncio.Event()
         return state.routing
@@ -143,25 +140,25 @@ class MemoryRouting:
         if only_if is not None and self._state.flags.get(name) != only_if:
             return
         self._state.flags[name] = value
-        await self.log_event(f"flag.{name}", actor=actor, reason=reason, detail={name: value})
+        await self.log_event(
+            EventDraft(kind=f"flag.{name}", actor=actor, reason=reason, detail={name: value})
+        )
 
     async def flags(self) -> dict[str, JsonValue]:
         """See `RoutingLog.flags`."""
         return dict(self._state.flags)
 
-    async def log_event(
-        self, kind: str, *, actor: str, reason: str, detail: Mapping[str, JsonValue]
-    ) -> None:
+    async def log_event(self, event: EventDraft) -> None:
         """See `RoutingLog.log_event`."""
         self._state.events.append(
             Event(
                 event_id=self._state.number(),
                 at=self._state.clock.now(),
-                kind=kind,
-                actor=actor,
-                reason=reason,
+                kind=event.kind,
+                actor=event.actor,
+                reason=event.reason,
                 epoch=self._state.routing.epoch,
-                detail=dict(detail),
+                detail=dict(event.detail),
             )
         )
 

@@ -224,6 +224,16 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventDraft:
+    """What the event log is told: what was done, by whom and why (the operator's own words)."""
+
+    kind: str
+    actor: str
+    reason: str = ""
+    detail: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One line of the migration's event log."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +13,7 @@ from proxy.ledger.base import Ledger
 from proxy.ledger.postgres import PostgresLedger
 from proxy.ledger.types import (
     Difference,
+    EventDraft,
     IntentDraft,
     JobKind,
     JobState,
@@ -30,10 +30,7 @@ async def test_nothing_is_appended_under_an_epoch_that_has_ended(ledger: Ledger)
     await ledger.change_routing(
         routing.epoch,
         Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
-        kind="phase",
-        actor="me",
-        reason="",
-        detail={},
+        EventDraft(kind="phase", actor="me"),
     )
     with pytest.raises(StaleEpoch):
         await ledger.append(
@@ -42,19 +39,14 @@ async def test_nothing_is_appended_under_an_epoch_that_has_ended(ledger: Ledger)
             replica_id="r1",
         )
     with pytest.raises(StaleEpoch):
-        await ledger.change_routing(
-            routing.epoch, routing, kind="phase", actor="me", reason="", detail={}
-        )
+        await ledger.change_routing(routing.epoch, routing, EventDraft(kind="phase", actor="me"))
 
 
 async def test_held_writes_are_not_appended(ledger: Ledger) -> None:
     held = await ledger.change_routing(
         (await ledger.routing()).epoch,
         Routing(epoch=0, phase=Phase.RAMP, primary="old", percent=50.0, hold=True),
-        kind="hold",
-        actor="me",
-        reason="",
-        detail={"why": "test"},
+        EventDraft(kind="hold", actor="me", detail={"why": "test"}),
     )
     assert held.hold
     assert held.percent == 50.0
@@ -75,7 +67,7 @@ async def test_a_swap_needs_a_drained_ledger(ledger: Ledger, what: str) -> None:
     target = Routing(epoch=0, phase=Phase.NEW_PRIMARY, primary="new")
     with pytest.raises(Rejected) as caught:
         await ledger.change_routing(
-            epoch, target, kind="swap", actor="me", reason="", detail={}, drained=True
+            epoch, target, EventDraft(kind="swap", actor="me"), drained=True
         )
     assert caught.value.reason is Reason.FAILED_PRECONDITION
     assert (await ledger.routing()).primary == "old"
@@ -86,7 +78,7 @@ async def test_a_watermark_of_a_reader_does_not_hold_up_a_swap(ledger: Ledger) -
     epoch = (await ledger.routing()).epoch
     target = Routing(epoch=0, phase=Phase.NEW_PRIMARY, primary="new")
     swapped = await ledger.change_routing(
-        epoch, target, kind="swap", actor="me", reason="", detail={}, drained=True, note="swap"
+        epoch, target, EventDraft(kind="swap", actor="me"), drained=True, note="swap"
     )
     assert swapped.primary == "new"
     assert await ledger.flags() == {"swap": {"epoch": swapped.epoch}}
@@ -128,10 +120,7 @@ async def test_a_change_wakes_who_waits(ledger: Ledger) -> None:
     await ledger.change_routing(
         epoch,
         Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
-        kind="phase",
-        actor="me",
-        reason="",
-        detail={},
+        EventDraft(kind="phase", actor="me"),
     )
     await asyncio.wait_for(waiting, timeout=10)
     await ledger.wait_change(epoch, timeout_s=30)
@@ -253,13 +242,13 @@ async def test_roles_are_not_swapped_while_writes_without_the_ledger_are_unverif
     ledger: Ledger,
 ) -> None:
     routing = await ledger.routing()
-    options: dict[str, Any] = {"kind": "swap", "actor": "me", "reason": "", "detail": {}}
+    swap = EventDraft(kind="swap", actor="me")
     at = {"at": "2026-01-01T00:00:00+00:00"}
     await ledger.set_flag("full_verify_needed", at, actor="me", reason="")
     with pytest.raises(Rejected, match="primary alone"):
-        await ledger.change_routing(routing.epoch, routing, drained=True, **options)
+        await ledger.change_routing(routing.epoch, routing, swap, drained=True)
     await ledger.set_flag("full_verify_needed", False, actor="me", reason="")
-    changed = await ledger.change_routing(routing.epoch, routing, drained=True, **options)
+    changed = await ledger.change_routing(routing.epoch, routing, swap, drained=True)
     assert changed.epoch == routing.epoch + 1
 
 

@@ -10,6 +10,7 @@ from psycopg.conninfo import make_conninfo
 
 from proxy.errors import Corrupt, Unavailable
 from proxy.ledger.postgres import PostgresLedger
+from proxy.ledger.types import EventDraft
 
 
 async def test_a_ledger_that_became_read_only_is_unavailable(
@@ -52,6 +53,6 @@ async def test_a_value_the_ledger_cannot_hold_is_corrupt(new_database: Callable[
     await ledger.open()
     try:
         with pytest.raises(Corrupt, match="does not take"):
-            await ledger.log_event("test", actor="\0", reason="", detail={})
+            await ledger.log_event(EventDraft(kind="test", actor="\0"))
     finally:
         await ledger.close()

@@ -16,7 +16,7 @@ from proxy.clock import SystemClock
 from proxy.config.settings import ReconcileSettings, StoreSettings
 from proxy.layouts import StoreSchema
 from proxy.ledger.memory import MemoryLedger
-from proxy.ledger.types import IntentDraft, Job, JobKind, JobState, Phase, Settlement
+from proxy.ledger.types import EventDraft, IntentDraft, Job, JobKind, JobState, Phase, Settlement
 from proxy.model import Key, Record, Write, WriteOp
 from proxy.query import KeyRange
 from proxy.stores.base import Store
@@ -75,10 +75,7 @@ class Migration:
         routing = await self.ledger.change_routing(
             now.epoch,
             replace(now, phase=phase, primary=primary),
-            kind="test",
-            actor="test",
-            reason="",
-            detail={},
+            EventDraft(kind="test", actor="test"),
             note="dual_write" if now.phase is Phase.OLD_ONLY else "swap",
         )
         await self.ledger.renew_replica("r1", acked_epoch=routing.epoch, lease_s=300)

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.config.settings import ReconcileSettings
 from proxy.ledger.postgres import PostgresLedger
-from proxy.ledger.types import IntentDraft, Job, JobKind, JobState, Phase, Settlement
+from proxy.ledger.types import EventDraft, IntentDraft, Job, JobKind, JobState, Phase, Settlement
 from proxy.model import Key, Write
 from proxy.stores.postgres import PostgresStore
 from reconcile.jobs import Reconciler, Tools
@@ -49,10 +49,7 @@ class Migration:
         routing = await self.ledger.change_routing(
             now.epoch,
             replace(now, **changes),
-            kind="test",
-            actor="test",
-            reason="",
-            detail={},
+            EventDraft(kind="test", actor="test"),
             note="swap" if "primary" in changes else "dual_write",
         )
         await self.ledger.renew_replica("r1", acked_epoch=routing.epoch, lease_s=300)

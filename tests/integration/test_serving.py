@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from proxy.clock import SystemClock
 from proxy.config.loader import Config, load_text
 from proxy.errors import Unavailable
-from proxy.ledger.types import Phase, Routing
+from proxy.ledger.types import EventDraft, Phase, Routing
 from proxy.routing.member import Membership
 from proxy.server.build import build_ledger
 from proxy.server.serve import running
@@ -98,7 +98,7 @@ async def test_in_new_only_a_proxy_starts_although_the_old_tables_are_dropped(
     await ledger.open()
     now = await ledger.routing()
     wanted = Routing(epoch=0, phase=Phase.NEW_ONLY, primary="new", percent=100.0)
-    await ledger.change_routing(now.epoch, wanted, kind="phase", actor="test", reason="", detail={})
+    await ledger.change_routing(now.epoch, wanted, EventDraft(kind="phase", actor="test"))
     await ledger.close()
     with psycopg.connect(dsns["old"], autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE")

@@ -12,7 +12,7 @@ from crossfade.client import AsyncClient, InvalidArgument, Read
 
 from proxy.clock import SystemClock
 from proxy.config.loader import Config, load_text
-from proxy.ledger.types import Phase, Routing
+from proxy.ledger.types import EventDraft, Phase, Routing
 from proxy.server.build import build_ledger, build_store
 from proxy.server.serve import running
 from proxy.telemetry.setup import Telemetry, build_telemetry
@@ -54,10 +54,7 @@ async def go_dual(config: Config) -> None:
     await ledger.change_routing(
         (await ledger.routing()).epoch,
         Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old", percent=0.0),
-        kind="phase",
-        actor="test",
-        reason="",
-        detail={},
+        EventDraft(kind="phase", actor="test"),
     )
     await ledger.close()
 

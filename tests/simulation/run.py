@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from unittest import mock
 
-from proxy.ledger.types import JobKind, JobState, Phase, Routing
+from proxy.ledger.types import EventDraft, JobKind, JobState, Phase, Routing
 from proxy.model import JsonValue, Key, Write, WriteOp
 from tests.simulation.bugs import Bug, planted
 from tests.simulation.checkers import Ended, Finding, check_all
@@ -172,7 +172,7 @@ def _record(key: Key, body: str) -> Write:
 def _route(world: World, routing: Routing, note: str) -> None:
     epoch = world.ledger.state.routing.epoch
     change = world.ledger.change_routing(
-        epoch, routing, kind="phase", actor="plan", reason="", detail={}, note=note
+        epoch, routing, EventDraft(kind="phase", actor="plan"), note=note
     )
     _drive(change)
     world.watch.begin()

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from proxy.errors import LeaseLost, Reason, Rejected, StaleEpoch
 from proxy.ledger.postgres.database import Connection, LedgerDatabase
-from proxy.ledger.types import Event, Phase, Replica, Routing, unverified
+from proxy.ledger.types import Event, EventDraft, Phase, Replica, Routing, unverified
 from proxy.model import JsonValue
 
 _ROUTING = "epoch, phase, primary_store, percent, hold"
@@ -53,11 +53,8 @@ class RoutingTable:
         self,
         expected_epoch: int,
         routing: Routing,
+        event: EventDraft,
         *,
-        kind: str,
-        actor: str,
-        reason: str,
-        detail: Mapping[str, JsonValue],
         drained: bool = False,
         note: str = "",
     ) -> Routing:
@@ -90,7 +87,7 @@ class RoutingTable:
                     "UPDATE crossfade.migrations SET flags = flags || %s WHERE number = %s",
                     (Jsonb({note: {"epoch": row[0]}}), number),
                 )
-            await connection.execute(_EVENT, (kind, actor, reason, Jsonb(dict(detail)), number))
+            await connection.execute(_EVENT, _event_row(event, number))
             await connection.execute("SELECT pg_notify('crossfade', %s)", (str(number),))
         return _routing(row)
 
@@ -206,9 +203,10 @@ class RoutingTable:
             )
             if not cursor.rowcount:
                 return
-            await connection.execute(
-                _EVENT, (f"flag.{name}", actor, reason, Jsonb({name: value}), number)
+            event = EventDraft(
+                kind=f"flag.{name}", actor=actor, reason=reason, detail={name: value}
             )
+            await connection.execute(_EVENT, _event_row(event, number))
 
     async def flags(self) -> dict[str, JsonValue]:
         """See `RoutingLog.flags`."""
@@ -218,13 +216,9 @@ class RoutingTable:
         )
         return dict(rows[0][0])
 
-    async def log_event(
-        self, kind: str, *, actor: str, reason: str, detail: Mapping[str, JsonValue]
-    ) -> None:
+    async def log_event(self, event: EventDraft) -> None:
         """See `RoutingLog.log_event`."""
-        await self._db.fetch(
-            _EVENT, (kind, actor, reason, Jsonb(dict(detail)), self._db.migration_number)
-        )
+        await self._db.fetch(_EVENT, _event_row(event, self._db.migration_number))
 
     async def events(self, *, limit: int = 100, after: int = 0) -> list[Event]:
         """See `RoutingLog.events`."""
@@ -282,6 +276,10 @@ async def _require_drained(connection: Connection, number: int) -> None:
             hint="Run `crossfade repair` and try again; a copy that a killed reconciler left"
             " open is forgotten within a minute.",
         )
+
+
+def _event_row(event: EventDraft, number: int) -> tuple[object, ...]:
+    return event.kind, event.actor, event.reason, Jsonb(dict(event.detail)), number
 
 
 def _routing(row: tuple[Any, ...]) -> Routing:

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.config.settings import WriteSettings
 from proxy.errors import Ambiguous, Reason, Rejected, Unavailable
-from proxy.ledger.types import Intent, IntentDraft, Phase, Routing
+from proxy.ledger.types import EventDraft, Intent, IntentDraft, Phase, Routing
 from proxy.model import Key, Write, WriteOp
 from proxy.query import SearchMode
 from proxy.stores.base import Capabilities
@@ -163,10 +163,7 @@ async def test_an_epoch_is_not_acknowledged_while_a_write_given_up_may_still_lan
         changed = await rig.ledger.change_routing(
             (await rig.ledger.routing()).epoch,
             Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
-            kind="phase",
-            actor="test",
-            reason="",
-            detail={},
+            EventDraft(kind="phase", actor="test"),
         )
         while rig.member.current.epoch != changed.epoch:
             await asyncio.sleep(0)
@@ -366,10 +363,7 @@ async def test_held_writes_wait_and_do_not_fail(rig: Rig) -> None:
     held = await rig.ledger.change_routing(
         routing.epoch,
         Routing(epoch=0, phase=routing.phase, primary="old", hold=True),
-        kind="hold",
-        actor="test",
-        reason="",
-        detail={},
+        EventDraft(kind="hold", actor="test"),
     )
     await rig.acknowledged(held.epoch)
     waiting = asyncio.create_task(rig.plane.write(upsert(KEY), context()))
@@ -379,10 +373,7 @@ async def test_held_writes_wait_and_do_not_fail(rig: Rig) -> None:
     await rig.ledger.change_routing(
         held.epoch,
         Routing(epoch=0, phase=Phase.NEW_PRIMARY, primary="new"),
-        kind="swap",
-        actor="test",
-        reason="",
-        detail={},
+        EventDraft(kind="swap", actor="test"),
         drained=True,
     )
     await asyncio.wait_for(waiting, timeout=5)
@@ -400,10 +391,7 @@ async def test_an_epoch_is_acknowledged_only_when_earlier_writes_have_ended() ->
         changed = await rig.ledger.change_routing(
             (await rig.ledger.routing()).epoch,
             Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
-            kind="phase",
-            actor="test",
-            reason="",
-            detail={},
+            EventDraft(kind="phase", actor="test"),
         )
         while rig.member.current.epoch != changed.epoch:
             await asyncio.sleep(0)

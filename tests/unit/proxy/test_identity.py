@@ -14,7 +14,7 @@ from proxy.config.settings import WriteSettings
 from proxy.errors import LeaseLost, Unavailable
 from proxy.ledger.group_commit import SettleQueue
 from proxy.ledger.memory import MemoryLedger
-from proxy.ledger.types import Intent, IntentDraft, Phase, Settlement
+from proxy.ledger.types import EventDraft, Intent, IntentDraft, Phase, Settlement
 from proxy.model import Key
 from proxy.server.housekeeping import pay_debt
 from tests.doc_server import source
@@ -182,7 +182,7 @@ async def test_an_epoch_is_acknowledged_only_once_the_debt_is_recorded() -> None
         ledger.losing = False
         shadow = replace(await rig.ledger.routing(), phase=Phase.SHADOW)
         changed = await rig.ledger.change_routing(
-            shadow.epoch, shadow, kind="phase", actor="test", reason="", detail={}
+            shadow.epoch, shadow, EventDraft(kind="phase", actor="test")
         )
         async with asyncio.timeout(5):
             while not any(

@@ -9,7 +9,7 @@ from dataclasses import replace as changed
 import pytest
 
 from proxy.errors import Unavailable
-from proxy.ledger.types import Phase
+from proxy.ledger.types import EventDraft, Phase
 from proxy.model import Key, Write, WriteOp
 from proxy.query import (
     And,
@@ -97,24 +97,13 @@ async def test_a_replica_that_lags_behind_a_swap_reads_what_was_written_after_it
         late.chooser.new = True
         routing = await rig.ledger.routing()
         held = await rig.ledger.change_routing(
-            routing.epoch,
-            changed(routing, hold=True),
-            kind="hold",
-            actor="test",
-            reason="",
-            detail={},
+            routing.epoch, changed(routing, hold=True), EventDraft(kind="hold", actor="test")
         )
         await rig.acknowledged(held.epoch)
         await late_stops_following(late)
         swapped = changed(routing, phase=phase, primary=primary, hold=False)
         await rig.ledger.change_routing(
-            held.epoch,
-            swapped,
-            kind="swap",
-            actor="test",
-            reason="",
-            detail={},
-            drained=True,
+            held.epoch, swapped, EventDraft(kind="swap", actor="test"), drained=True
         )
         while rig.member.current.hold:
             await asyncio.sleep(0)

@@ -18,7 +18,7 @@ from proxy.control.switch import Switch, release_forgotten_hold
 from proxy.controlplane import Precondition
 from proxy.errors import Reason, Rejected, Unavailable
 from proxy.ledger.memory import MemoryLedger
-from proxy.ledger.types import JobKind, JobState, Phase, Routing
+from proxy.ledger.types import EventDraft, JobKind, JobState, Phase, Routing
 from proxy.model import JsonValue, Key, Write, WriteOp
 from proxy.routing.phases import ORDER, allowed_targets, step
 from proxy.stores.breaker import Breaker
@@ -280,12 +280,7 @@ async def test_a_hold_whose_keeper_died_is_released_by_anybody() -> None:
         from dataclasses import replace
 
         await rig.ledger.change_routing(
-            routing.epoch,
-            replace(routing, hold=True),
-            kind="hold",
-            actor="dead",
-            reason="",
-            detail={},
+            routing.epoch, replace(routing, hold=True), EventDraft(kind="hold", actor="dead")
         )
         now_s = clock.monotonic_s()
         early = await release_forgotten_hold(rig.ledger, clock, held_since_s=now_s, hold_max_s=60)
@@ -322,12 +317,7 @@ async def test_traffic_does_not_change_under_a_hold_so_that_it_is_released() -> 
         await to_ramp(rig, service)
         routing = await rig.ledger.routing()
         held = await rig.ledger.change_routing(
-            routing.epoch,
-            replace(routing, hold=True),
-            kind="hold",
-            actor="me",
-            reason="",
-            detail={},
+            routing.epoch, replace(routing, hold=True), EventDraft(kind="hold", actor="me")
         )
         with pytest.raises(Rejected, match="swap is under way"):
             await service.set_traffic(50, dry_run=False, force=True, actor="me", reason="now")
@@ -343,9 +333,11 @@ class Deaf(MemoryLedger):
         self._change = self.change_routing
         self.change_routing = self._change_unheard
 
-    async def _change_unheard(self, *args: Any, **options: Any) -> Routing:
-        changed = await self._change(*args, **options)
-        if options["kind"] == self.lose:
+    async def _change_unheard(
+        self, expected_epoch: int, routing: Routing, event: EventDraft, **options: Any
+    ) -> Routing:
+        changed = await self._change(expected_epoch, routing, event, **options)
+        if event.kind == self.lose:
             self.lose = ""
             raise Unavailable("The answer was lost.", where="ledger")
         return changed

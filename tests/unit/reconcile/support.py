@@ -15,7 +15,16 @@ from proxy.errors import Unavailable
 from proxy.layouts import StoreSchema
 from proxy.ledger.base import Ledger
 from proxy.ledger.memory import MemoryLedger
-from proxy.ledger.types import Intent, IntentDraft, Job, JobKind, Phase, Routing, Settlement
+from proxy.ledger.types import (
+    EventDraft,
+    Intent,
+    IntentDraft,
+    Job,
+    JobKind,
+    Phase,
+    Routing,
+    Settlement,
+)
 from proxy.model import Key, Record, Write
 from proxy.query import KeyRange
 from proxy.stores.base import Store
@@ -146,10 +155,7 @@ class Rig:
         routing = await self.ledger.change_routing(
             now.epoch,
             after,
-            kind="test",
-            actor="test",
-            reason="",
-            detail={},
+            EventDraft(kind="test", actor="test"),
             note="swap" if after.primary != now.primary else "dual_write" if began else "",
         )
         await self.ledger.renew_replica(REPLICA, acked_epoch=routing.epoch, lease_s=1e9)
