@@ -173,18 +173,20 @@ async def finished_backfill(town: Town, job_id: int) -> None:
     await until(done, what="the end of the backfill", timeout_s=80)
 
 
-async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Scene) -> None:
-    seed = int(os.environ.get("CROSSFADE_SEED") or random.randrange(2**32))
-    print(f"CROSSFADE_SEED={seed}")
-    rng = random.Random(seed)
+def settled_town(scene: Scene, rng: random.Random) -> Town:
+    """Fill the old store, and return a town whose load knows what lies in it."""
     crates = {source: [*PATHS, *OLDER] for source in SOURCES}
     databases.load_old(scene.dbs.old, crates)
     scene.overrides.update(TIMES)
     town = Town(scene, rng)
-    load = town.load = Load(rng, town.clients, SOURCES, PATHS)
+    town.load = Load(rng, town.clients, SOURCES, PATHS)
     for (_, source, path), row in databases.documents(scene.dbs.old, "old").items():
-        load.oracle.loaded(("rust", source, path), row[0], row[1])
+        town.load.oracle.loaded(("rust", source, path), row[0], row[1])
+    return town
 
+
+async def started_backfill(scene: Scene) -> int:
+    """Begin dual writes, a backfill and a verify without end; return the backfill's id."""
     first = await scene.serve("first")
     await scene.phase(first, Phase.DUAL_WRITE)
     backfill = await first.control.start_job(
@@ -194,12 +196,16 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
         JobKind.VERIFY, {"continuous": True, "interval_s": 0.5}, actor=ACTOR
     )
     await first.process.stop()
+    return backfill.job_id
 
+
+async def kill_under_load(town: Town, load: Load, backfill: int) -> None:
+    """Kill all three processes again and again while clients work and the phase changes."""
     over = asyncio.Event()
 
     async def walk_when_filled() -> None:
         town.war.set()
-        await finished_backfill(town, backfill.job_id)
+        await finished_backfill(town, backfill)
         async with asyncio.TaskGroup() as walking:
             walking.create_task(walk(town, over))
             walking.create_task(town.truces(over))
@@ -210,16 +216,25 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
         torments = [
             group.create_task(town.torment("a", lambda: town.replica("a"))),
             group.create_task(town.torment("b", lambda: town.replica("b"))),
-            group.create_task(town.torment("reconcile", scene.start_reconcile)),
+            group.create_task(town.torment("reconcile", town.scene.start_reconcile)),
         ]
         await asyncio.wait(torments)
-        await finished_backfill(town, backfill.job_id)
+        await finished_backfill(town, backfill)
         # A reconciler that was killed in the middle of a copy holds swaps up for a minute at most.
         await until(lambda: bool(town.swaps), what=f"a swap: {town.refusals}", timeout_s=90)
         over.set()
         load.stopping = True
     print(f"kills {town.kills}, naps {town.naps}, calls {load.calls}, {load.errors}")
     print(f"steps {town.steps}, refused {town.refusals}")
+
+
+async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Scene) -> None:
+    seed = int(os.environ.get("CROSSFADE_SEED") or random.randrange(2**32))
+    print(f"CROSSFADE_SEED={seed}")
+    town = settled_town(scene, random.Random(seed))
+    load = town.load
+    assert load is not None
+    await kill_under_load(town, load, await started_backfill(scene))
 
     await scene.quiet()
     assert all(count >= KILLS for count in town.kills.values())
