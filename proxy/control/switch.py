@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.004
 _ASK_AGAIN_S = 0.05
+_REST_S_MAX = 10.0
+"""So long a swap waits for the upkeep of a store before it holds the writes."""
 _WAIT_SHARE = 0.75
 """Of the time that writes may be held, the replicas have this much to stop writing."""
 
@@ -94,6 +96,7 @@ class Switch:
         await self._drain_first()
         await allocator.align_sequences()
         await _carry_sequences(source, allocator)
+        await self._rest(allocator, source)
         await self._reach(PausePoint.BEFORE_HOLD)
         began_s = self._clock.monotonic_s()
         held = await self._hold(routing, order)
@@ -127,6 +130,15 @@ class Switch:
             if found != replace(routing, epoch=routing.epoch + 1, hold=True):
                 raise
             return found
+
+    async def _rest(self, *stores: Store) -> None:
+        """Let no upkeep of a store keep writes waiting while they are held; try, and go on."""
+        for_s = self._settings.drain_timeout_s
+        for store in stores:
+            try:
+                await store.rest(for_s=_REST_S_MAX + for_s, deadline_s=_REST_S_MAX)
+            except CrossfadeError as error:
+                log.warning("the swap may hold writes for longer: %s", error)
 
     async def _drain_first(self) -> None:
         """Repair what is dirty before writes are held. Raises Rejected if that cannot be."""

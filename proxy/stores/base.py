@@ -174,6 +174,15 @@ class Store(Protocol):
                 past the largest value stored, for every sequence.
         """
 
+    async def rest(self, *, for_s: float, deadline_s: float) -> None:
+        """Return when no upkeep keeps writes waiting, and begin none for at least `for_s` seconds.
+
+        There is nothing to do for a store that never tidies its tables between writes.
+
+        Raises:
+            Unavailable: what is under way does not end within `deadline_s`; no more is begun.
+        """
+
     # What the reconciler needs.
 
     async def landed(self, collection: str, *, deadline_s: float) -> None:

@@ -164,6 +164,9 @@ class MemoryStore:
 
     # The reconciler.
 
+    async def rest(self, *, for_s: float, deadline_s: float) -> None:
+        """Nothing keeps writes waiting here."""
+
     async def landed(self, collection: str, *, deadline_s: float) -> None:
         """Return: a write is applied at once."""
 

@@ -96,6 +96,10 @@ class InstrumentedStore:
         """See `Store.align_sequences`."""
         await self._probe.call("align_sequences", "", self._inner.align_sequences(floors))
 
+    async def rest(self, *, for_s: float, deadline_s: float) -> None:
+        """See `Store.rest`."""
+        await self._inner.rest(for_s=for_s, deadline_s=deadline_s)
+
     async def landed(self, collection: str, *, deadline_s: float) -> None:
         """See `Store.landed`."""
         await self._inner.landed(collection, deadline_s=deadline_s)

@@ -312,6 +312,37 @@ async def test_upkeep_comes_by_rule_and_its_failure_is_never_a_writes(
     await store.close()
 
 
+async def test_at_rest_nothing_is_optimised_and_what_was_under_way_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = lance(tmp_path, settings=LanceSettings(flush_ms=0, optimize_commits=3))
+    await store.open()
+    upkeep = store.writers["items"].upkeep["items"]
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        begun.set()
+        await may_end.wait()
+
+    monkeypatch.setattr(upkeep, "optimize", slow)
+    await put(store, *(item(f"k{number}") for number in range(3)))
+    upkeep.committed(3, 3)
+    async with asyncio.timeout(20):
+        await begun.wait()
+    with pytest.raises(Unavailable, match="still optimises"):
+        await store.rest(for_s=60, deadline_s=0.01)
+    resting = asyncio.create_task(store.rest(for_s=60, deadline_s=20))
+    await asyncio.sleep(0)
+    assert not resting.done()
+    may_end.set()
+    await resting
+    upkeep.committed(10_000, 1_000_000)
+    assert not upkeep.due(idle_s=60)
+    await put(store, item("k0"))
+    assert upkeep.commits == 10_001
+    await store.close()
+
+
 def test_upkeep_that_takes_long_waits_for_quiet_or_for_many_commits() -> None:
     class Clock(SystemClock):
         now_s = 1000.0

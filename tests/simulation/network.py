@@ -32,7 +32,7 @@ LATE_S = 2.0
 
 LEDGER_DEADLINE_S = 1.5
 _WRITING = frozenset({"apply", "next_ids", "align_sequences", "bulk_load", "build_index"})
-_LOCAL = frozenset({"open", "close", "stats", "unconvertible", "key_order", "capabilities"})
+_LOCAL = frozenset({"open", "close", "rest", "stats", "unconvertible", "key_order", "capabilities"})
 _DEFAULT_S = 3.0
 _LOOKING = frozenset(
     {"get", "page", "fetch", "digest", "key_digests", "ping", "routing", "fenced", "replicas"}

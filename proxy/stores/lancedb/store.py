@@ -235,6 +235,13 @@ class LanceStore:
         """See `Store.align_sequences`."""
         await self._sequences.align(floors)
 
+    async def rest(self, *, for_s: float, deadline_s: float) -> None:
+        """Put off every optimisation; wait for those under way."""
+        writers = {id(writer): writer for writer in self.writers.values()}.values()
+        await asyncio.gather(
+            *(writer.rest(for_s=for_s, deadline_s=deadline_s) for writer in writers)
+        )
+
     # What the reconciler needs.
 
     async def landed(self, collection: str, *, deadline_s: float) -> None:

@@ -50,6 +50,7 @@ class Upkeep:
         self.rows = 0
         self.failures = 0
         self._not_before_s = 0.0
+        self._rests_until_s = 0.0
         self._early_s = clock.monotonic_s() + _FIRST_S
         self._took_s = 0.0
         self._runs_s: deque[float] = deque(maxlen=_KEPT_RUNS)
@@ -58,6 +59,10 @@ class Upkeep:
         """Note what was committed."""
         self.commits += commits
         self.rows += rows
+
+    def rest(self, for_s: float) -> None:
+        """Begin no run for so long."""
+        self._rests_until_s = max(self._rests_until_s, self._clock.monotonic_s() + for_s)
 
     def due(self, *, idle_s: float) -> bool:
         """True if the table should be optimised now.
@@ -69,7 +74,7 @@ class Upkeep:
             idle_s: for so long the writer has had nothing to do, 0 if it has.
         """
         now_s = self._clock.monotonic_s()
-        if now_s < self._not_before_s:
+        if now_s < max(self._not_before_s, self._rests_until_s):
             return False
         quiet = idle_s > 0 and idle_s >= min(self._took_s, _QUIET_MAX_S)
         early = now_s >= self._early_s and self._took_s <= _SHORT_S

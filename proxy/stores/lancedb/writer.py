@@ -84,6 +84,8 @@ class Writer:
         self._disk = disk
         self._queue = Queue(store, settings.queue_rows_max)
         self.upkeep = {name: Upkeep(opened, settings, clock) for name, opened in family.items()}
+        self._tidied = asyncio.Event()
+        self._tidied.set()
         self._group: _Group | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -106,6 +108,23 @@ class Writer:
     async def alone(self, work: Work, *, deadline_s: float, lands: bool = True) -> Any:
         """Run work between two groups: nothing else writes these tables meanwhile."""
         return await self._queue.ask(Job(work=work, lands=lands), deadline_s=deadline_s)
+
+    async def rest(self, *, for_s: float, deadline_s: float) -> None:
+        """Begin no optimisation for so long; return when the one under way has ended.
+
+        Raises:
+            Unavailable: it does not end within `deadline_s`.
+        """
+        for upkeep in self.upkeep.values():
+            upkeep.rest(deadline_s + for_s)
+        if not self._tidied.is_set():
+            try:
+                async with asyncio.timeout(deadline_s):
+                    await self._tidied.wait()
+            except TimeoutError as error:
+                raise Unavailable(
+                    f"The {self._store} store still optimises {self._names}.", where=self._store
+                ) from error
 
     async def landed(self, *, deadline_s: float) -> None:
         """Return once nothing that was given up can still be committed; see `Store.landed`."""
@@ -180,8 +199,12 @@ class Writer:
     async def _tidy(self, idle_s: float) -> None:
         for upkeep in self.upkeep.values():
             if upkeep.due(idle_s=idle_s):
-                await upkeep.run()
-                await self._sync()
+                self._tidied.clear()
+                try:
+                    await upkeep.run()
+                    await self._sync()
+                finally:
+                    self._tidied.set()
 
     async def _sync(self) -> None:
         if self._disk is not None:

@@ -198,6 +198,9 @@ class PostgresStore:
 
     # What the reconciler needs.
 
+    async def rest(self, *, for_s: float, deadline_s: float) -> None:
+        """Nothing keeps writes waiting here."""
+
     async def landed(self, collection: str, *, deadline_s: float) -> None:
         """Return: the server ends what a client that is gone has sent (`connection`)."""
 

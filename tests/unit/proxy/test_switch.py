@@ -162,6 +162,28 @@ async def to_ramp(rig: Rig, service: ControlService) -> None:
     assert moved.applied
 
 
+async def test_stores_rest_before_writes_are_held_and_one_that_cannot_stops_no_swap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with replica() as rig:
+        service = control(rig)
+        await to_ramp(rig, service)
+        held: dict[str, bool] = {}
+
+        async def rests(*, for_s: float, deadline_s: float) -> None:
+            assert for_s > deadline_s
+            held["new"] = (await rig.ledger.routing()).hold
+
+        async def cannot(*, for_s: float, deadline_s: float) -> None:
+            held["old"] = (await rig.ledger.routing()).hold
+            raise Unavailable("still busy", where="old")
+
+        monkeypatch.setattr(rig.stores["new"], "rest", rests)
+        monkeypatch.setattr(rig.stores["old"], "rest", cannot)
+        assert (await change(service, Phase.NEW_PRIMARY)).applied
+        assert held == {"new": False, "old": False}
+
+
 async def test_swap_and_rollback_under_writes_lose_and_fail_nothing() -> None:
     async with replica() as rig, replica(rig.ledger, rig.stores) as other:
         service = control(rig)
