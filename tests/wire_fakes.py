@@ -297,11 +297,17 @@ JOB = Job(
 
 @dataclass
 class FakeControlPlane:
-    """Answers with constants and keeps what it was asked; `states` are what a watched job does."""
+    """Answers with constants and keeps what it was asked; `states` are what a watched job does.
+
+    Past `hang_after` questions a look at a job is not answered; `given_up` counts those looks that
+    nobody waits for any more.
+    """
 
     asked: list[tuple[object, ...]] = field(default_factory=list)
     states: list[JobState] = field(default_factory=list)
     fail: Exception | None = None
+    hang_after: int | None = None
+    given_up: int = 0
 
     def _ask(self, *what: object) -> None:
         self.asked.append(what)
@@ -363,6 +369,11 @@ class FakeControlPlane:
 
     async def job(self, job_id: int) -> Job:
         self._ask("job", job_id)
+        if self.hang_after is not None and len(self.asked) > self.hang_after:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.given_up += 1
         if job_id != JOB.job_id:
             raise Rejected(f"There is no job {job_id}.", reason=Reason.NOT_FOUND)
         state = self.states.pop(0) if self.states else JOB.state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -117,6 +118,8 @@ async def test_a_change_wakes_who_waits(ledger: Ledger) -> None:
     epoch = (await ledger.routing()).epoch
     waiting = asyncio.create_task(ledger.wait_change(epoch, timeout_s=30))
     await asyncio.wait({waiting}, timeout=0.05)
+    assert not waiting.done(), "nothing has changed yet"
+    started = time.monotonic()
     await ledger.change_routing(
         epoch,
         Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
@@ -124,6 +127,7 @@ async def test_a_change_wakes_who_waits(ledger: Ledger) -> None:
     )
     await asyncio.wait_for(waiting, timeout=10)
     await ledger.wait_change(epoch, timeout_s=30)
+    assert time.monotonic() - started < 20, "who asks after the change does not wait either"
 
 
 async def test_flags_and_events_are_kept(ledger: Ledger) -> None:

@@ -92,8 +92,10 @@ async def test_split_covers_everything_once(store: Store, rows: int) -> None:
 
 
 async def test_what_was_answered_has_landed(store: Store) -> None:
-    await fill(store)
+    keys = await fill(store)
     await store.landed("documents", deadline_s=10)
+    found = await store.get("documents", keys, vectors=False, deadline_s=10)
+    assert sorted(found) == sorted(keys)
 
 
 async def test_an_empty_collection_is_one_open_range(store: Store) -> None:

@@ -213,12 +213,23 @@ async def test_a_watch_ends_at_once_when_the_server_stops(plane: FakeControlPlan
 
 
 async def test_a_watcher_that_goes_away_stops_the_watch(plane: FakeControlPlane) -> None:
+    plane.hang_after = 1  # the first look is answered
     async with serving(control_plane=plane) as server:
         async with grpc.aio.insecure_channel(target_of(server)) as channel:
             stub = control_pb2_grpc.ControlServiceStub(channel)
             call = stub.WatchJob(pb.WatchJobRequest(job_id=7))
-            await call.read()
+            first = await call.read()
+            assert isinstance(first, pb.Job)
+            assert first.job_id == 7
+            async with asyncio.timeout(5):
+                while len(plane.asked) < 2:
+                    await asyncio.sleep(0)
+            assert plane.given_up == 0
             call.cancel()
+        async with asyncio.timeout(5):
+            while not plane.given_up:
+                await asyncio.sleep(0)
+        assert (plane.given_up, len(plane.asked)) == (1, 2), "nobody looks at the job any more"
         async with asyncio.timeout(5):
             await server.stop(60)
 

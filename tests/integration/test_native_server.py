@@ -260,8 +260,11 @@ async def test_calls_that_outlast_the_grace_are_cancelled() -> None:
 async def test_wait_returns_when_the_server_has_stopped() -> None:
     async with serving(FakeDataPlane()) as server:
         waiting = asyncio.create_task(server.wait())
-        await asyncio.sleep(0)
+        await asyncio.wait({waiting}, timeout=0.05)
+        assert not waiting.done(), "the server still runs"
         await server.stop(0)
+        done, _ = await asyncio.wait({waiting}, timeout=5)
+        assert done == {waiting}
+        await waiting
         async with asyncio.timeout(5):
-            await waiting
-        await server.wait()
+            await server.wait()

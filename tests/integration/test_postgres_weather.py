@@ -140,11 +140,14 @@ async def test_a_hung_server_costs_no_more_than_the_deadline_and_a_grace(
 
 
 async def test_a_restarted_server_costs_no_request(relay: Relay, store: PostgresStore) -> None:
+    before = relay.accepted
     for number in range(1, 4):
         await works(store, number)
         relay.cut()
         await until(lambda: relay.connections == 0)
     await works(store, 9)
+    assert relay.accepted >= before + 3, "each time a request came over a new connection"
+    assert len(await store.list_keys(ListQuery(collection="documents"), deadline_s=5)) == 4
 
 
 async def test_a_server_that_is_down_is_unavailable_at_once_and_comes_back(

@@ -33,7 +33,7 @@ TREES = st.recursive(
 )
 
 
-def answer(text: str) -> None:
+def assert_answered(text: str) -> None:
     """Load; a refusal must name a line for each problem, and no secret."""
     refused: ConfigInvalid | None = None
     try:
@@ -49,7 +49,7 @@ def answer(text: str) -> None:
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(st.text(max_size=200))
 def test_any_text_is_answered(text: str) -> None:
-    answer(text)
+    assert_answered(text)
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
@@ -57,7 +57,7 @@ def test_any_text_is_answered(text: str) -> None:
 def test_a_damaged_example_is_answered(line: int, odd: str, indent: int) -> None:
     changed = [*LINES]
     changed[line] = " " * indent + changed[line].strip().partition(":")[0] + ": " + odd
-    answer("\n".join(changed))
+    assert_answered("\n".join(changed))
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
@@ -69,7 +69,7 @@ def test_damaged_collections_are_answered(line: int, odd: str, drop: bool) -> No
     ]
     body = [*PRESET_LINES]
     body[line : line + 1] = [] if drop else [body[line].partition(":")[0] + ": " + odd]
-    answer("\n".join([*head, *body]))
+    assert_answered("\n".join([*head, *body]))
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
@@ -77,4 +77,4 @@ def test_damaged_collections_are_answered(line: int, odd: str, drop: bool) -> No
 def test_any_value_of_a_section_is_answered(section: str, tree: object) -> None:
     base = yaml.safe_load(example().replace("$", ""))
     base[section] = tree
-    answer(yaml.safe_dump(base))
+    assert_answered(yaml.safe_dump(base))

@@ -249,6 +249,7 @@ async def test_a_worker_that_dies_soon_is_started_later_each_time() -> None:
         for lived_s, pause_s in ((0, 0.1), (0, 0.5), (59, 2.0), (0, 10.0), (0, 10.0), (61, 0.1)):
             await bench.clock.advance(lived_s)
             await killed(bench, pause_s)
+        assert len(bench.starts.links) == 1 + 6, "one worker for each that died"
 
 
 async def test_a_text_over_which_the_worker_dies_again_and_again_is_refused_and_no_other() -> None:
@@ -337,7 +338,9 @@ async def test_no_cache_is_a_choice() -> None:
             found = bench.search("a")
             await settled()
             await bench.starts.link.answer(bench.sent[number])
-            await found
+            assert [await found] == expected("a")
+        assert [embed.texts for embed in bench.sent] == [["a"], ["a"]]
+        assert bench.embedder.stats()["query_cache_hits"] == 0
 
 
 async def test_unknown_models_and_broken_texts_are_refused_before_they_wait() -> None:

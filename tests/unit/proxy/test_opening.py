@@ -81,6 +81,9 @@ async def test_in_new_only_an_old_store_that_is_gone_keeps_no_proxy_from_startin
     made = opening(Dropped("old", Unavailable("gone", where="old")))
     await made.open(only="new")
     made.require("new")
+    assert made.complete, "nobody needs the old store"
+    with pytest.raises(Unavailable, match="gone"):
+        made.require("old")
 
 
 async def test_in_new_only_the_new_store_must_fit() -> None:
@@ -134,6 +137,9 @@ async def test_a_new_store_that_is_only_down_keeps_no_proxy_from_starting() -> N
     made = opening(MemoryStore("old", schemas()["old"], SystemClock()), new)
     await made.open()
     made.require("old")
+    assert not made.complete
+    with pytest.raises(Unavailable, match="down"):
+        made.require("new")
 
 
 async def test_an_error_waits_until_the_other_store_is_open_so_that_it_can_be_closed() -> None:

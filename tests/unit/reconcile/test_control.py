@@ -251,6 +251,8 @@ async def test_the_service_repairs_what_a_dead_replica_left(rig: Rig) -> None:
     await until(whole)
     reconciler.stop()
     await asyncio.wait_for(task, 20)
+    assert await rig.differing() == []
+    assert await rig.dirty() == set()
 
 
 async def test_the_service_survives_a_ledger_and_a_store_that_fail(rig: Rig) -> None:
@@ -295,6 +297,8 @@ async def test_the_service_resumes_a_dead_runners_job_and_obeys_for_it(rig: Rig)
     await until(ended)
     reconciler.stop()
     await asyncio.wait_for(task, 20)
+    assert await ended(), "nobody begins them again"
+    assert rig.watcher.problems == []
 
 
 async def test_a_continuous_verify_begins_again(rig: Rig) -> None:
@@ -309,6 +313,8 @@ async def test_a_continuous_verify_begins_again(rig: Rig) -> None:
     await until(thrice)
     reconciler.stop()
     await asyncio.wait_for(task, 20)
+    assert await thrice()
+    assert rig.watcher.problems == []
 
 
 async def test_a_backfill_obeys_its_rate() -> None:

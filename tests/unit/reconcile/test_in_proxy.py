@@ -120,3 +120,4 @@ async def test_a_proxy_that_is_stopped_before_its_stores_are_open_does_not_wait(
     fake.stopping = True
     async with asyncio.timeout(5):
         await reconcile_beside(cast(Reconciler, fake), opening, Hurry())
+    assert not opening.complete

@@ -235,10 +235,13 @@ async def test_close_lets_a_running_query_end_and_stores_it() -> None:
 
 async def test_close_is_safe_twice_and_without_start() -> None:
     rig = Rig(Bench(), SETTINGS)
+    before = asyncio.all_tasks()
     await rig.reader.close()
     await rig.reader.start()
+    assert {task.get_name() for task in asyncio.all_tasks() - before} == {"shadow-reads"}
     await rig.reader.close()
     await rig.reader.close()
+    assert asyncio.all_tasks() == before, "nothing is left running"
 
 
 async def test_statistics_reach_the_ledger_by_window_and_only_when_they_changed() -> None:

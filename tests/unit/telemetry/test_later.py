@@ -79,3 +79,5 @@ def test_a_loop_that_ended_before_its_turn_does_not_stop_the_next_one() -> None:
         await until(found, 2)
 
     asyncio.run(again())
+    assert [value for value, _ in found] == [1, 2]
+    assert len(later) == 0
