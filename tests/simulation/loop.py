@@ -176,6 +176,10 @@ class SimLoop(asyncio.BaseEventLoop):
         """True while the process is stopped."""
         return name in self._paused
 
+    def anybody_paused(self) -> bool:
+        """True while some process is stopped: what it was doing is still to come."""
+        return bool(self._paused)
+
     def dispose(self) -> None:
         """End every task, those of dead processes too, once nothing they do matters any more."""
         for waiting in (*self._dead.values(), *self._paused.values()):

@@ -234,19 +234,35 @@ async def _roll_back(world: World, operator: Operator) -> bool:
 
 
 async def _quiet(world: World) -> str:
-    """Wait until nothing is unsettled, dirty or held; return what is wrong if that never comes."""
-    state = world.ledger.state
+    """Wait until nothing is unsettled, dirty, held or stopped, and what was given up has landed.
+
+    Return what is wrong if that never comes.
+    """
     ends_s = world.clock.monotonic_s() + QUIET_S
     while world.clock.monotonic_s() < ends_s:
         await asyncio.sleep(0.5)
-        unsettled = sum(item.settled_xid is None for item in state.intents.values())
-        single = state.routing.phase in (Phase.OLD_ONLY, Phase.NEW_ONLY)
-        if not unsettled and (single or not state.dirty) and not state.routing.hold:
-            await asyncio.sleep(LATE_S + 0.1)  # what was given up lands by now, or never
+        if _restless(world):
+            continue
+        before = [contents(store) for store in world.stores.values()]
+        await asyncio.sleep(LATE_S + 0.1)  # what was given up lands by now, or never
+        after = [contents(store) for store in world.stores.values()]
+        if before == after and not _restless(world):
             return ""
+    return f"no quiet within {QUIET_S:g} s: {_restless(world) or 'writes go on'}"
+
+
+def _restless(world: World) -> str:
+    """Say what is still to come, "" if nothing is."""
+    state = world.ledger.state
+    unsettled = sum(item.settled_xid is None for item in state.intents.values())
+    single = state.routing.phase in (Phase.OLD_ONLY, Phase.NEW_ONLY)
+    dirty = 0 if single else len(state.dirty)
+    stopped = world.loop.anybody_paused()
+    if not (unsettled or dirty or state.routing.hold or stopped):
+        return ""
     return (
-        f"no quiet within {QUIET_S:g} s: {unsettled} unsettled, {len(state.dirty)} dirty,"
-        f" hold {state.routing.hold}"
+        f"{unsettled} unsettled, {dirty} dirty, hold {state.routing.hold},"
+        f" somebody stopped {stopped}"
     )
 
 

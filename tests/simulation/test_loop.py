@@ -102,8 +102,10 @@ def test_a_stopped_process_comes_back_late_with_all_that_was_due(loop: SimLoop) 
         loop.spawn("other", sleeper())
         await asyncio.sleep(0.5)
         loop.pause("sleeper")
+        assert loop.anybody_paused(), "whoever judges a run waits for it"
         await asyncio.sleep(8.5)
         loop.resume("sleeper")
+        assert not loop.anybody_paused()
         await asyncio.sleep(1)
 
     loop.run_until_complete(world())
