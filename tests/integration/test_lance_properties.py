@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +10,33 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from proxy.canonical import differing_fields, record_digest
 from proxy.clock import SystemClock
 from proxy.config.settings import LanceSettings, StoreSettings
-from proxy.model import Applied, Key, Metric, Record, Write, WriteOp
+from proxy.model import Metric, Write, WriteOp
 from proxy.query import (
     Compare,
     CompareOp,
-    CountQuery,
     Filter,
     In,
-    KeyRange,
     Like,
-    ListQuery,
     Not,
     Order,
     SearchQuery,
 )
-from proxy.stores.base import Store
 from proxy.stores.lancedb import LanceStore
 from proxy.stores.memory import MemoryStore
 from tests import things
+from tests.integration.store_pair import (
+    NAMES,
+    ORDERS,
+    Pair,
+    assert_applied_alike,
+    assert_found_alike,
+    assert_left_alike,
+    assert_listed_alike,
+    assert_read_back_and_digested_alike,
+    refill,
+)
 
 SETTINGS = settings(
     max_examples=30,
@@ -38,9 +44,6 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-SPEC = things.schema().collections["things"]
-NAMES = [*things.NAMES, "rest"]
-Pair = tuple[Store, Store]
 
 
 def lance(folder: Path, metric: Metric = Metric.COSINE) -> LanceStore:
@@ -58,41 +61,11 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     await store.close()
 
 
-async def refill(store: Store, writes: list[Write]) -> None:
-    """Replace everything in the store by these writes."""
-    keys = await store.list_keys(ListQuery(collection="things", limit=1000), deadline_s=10)
-    gone = [Write(op=WriteOp.DELETE, collection="things", key=key) for key in keys]
-    results = await store.apply([*gone, *writes], atomic=False, deadline_s=10)
-    assert {result.applied for result in results} <= {Applied.DONE}, results
-
-
-def assert_same(left: Mapping[Key, Record], right: Mapping[Key, Record]) -> None:
-    """Compare in canonical form: 1e16 in JSON comes back as an integer."""
-    assert left.keys() == right.keys()
-    for key, record in left.items():
-        assert record.fields.keys() == right[key].fields.keys()
-        assert differing_fields(SPEC, record, right[key], NAMES) == ()
-
-
 @SETTINGS
 @given(st.lists(things.writes(), max_size=6))
 async def test_records_read_back_and_digest_as_in_memory(pair: Pair, writes: list[Write]) -> None:
-    found = []
-    for store in pair:
-        await refill(store, writes)
-        keys = [write.key for write in writes]
-        records = await store.get("things", keys, vectors=True, deadline_s=10)
-        digests = await store.key_digests(
-            "things", KeyRange(), fields=NAMES, order="C", deadline_s=10
-        )
-        whole = await store.digest("things", KeyRange(), fields=NAMES, order="C", deadline_s=10)
-        assert [d.digest for d in digests] == [
-            record_digest(SPEC, records[d.key], NAMES) for d in digests
-        ]
-        assert whole.sum == sum(d.digest for d in digests) % 2**128
-        found.append((records, digests))
-    assert_same(found[0][0], found[1][0])
-    assert found[0][1] == found[1][1]
+    await refill(pair, writes, atomic=False)
+    await assert_read_back_and_digested_alike(pair, [write.key for write in writes])
 
 
 @SETTINGS
@@ -100,17 +73,8 @@ async def test_records_read_back_and_digest_as_in_memory(pair: Pair, writes: lis
 async def test_filters_find_the_same_records(
     pair: Pair, writes: list[Write], filters: list[Filter]
 ) -> None:
-    memory, store = pair
-    await refill(memory, writes)
-    await refill(store, writes)
-    for filter in filters:
-        query = ListQuery(collection="things", filter=filter)
-        expected = await memory.list_keys(query, deadline_s=10)
-        assert await store.list_keys(query, deadline_s=10) == expected, filter
-        counting = CountQuery(collection="things", filter=filter)
-        assert await store.count(counting, deadline_s=10) == await memory.count(
-            counting, deadline_s=10
-        )
+    await refill(pair, writes, atomic=False)
+    await assert_found_alike(pair, filters)
 
 
 HOSTILE = st.sampled_from(
@@ -148,7 +112,7 @@ HOSTILE = st.sampled_from(
 @SETTINGS
 @given(st.lists(HOSTILE, min_size=1, max_size=5, unique=True), st.lists(HOSTILE, max_size=4))
 async def test_no_text_escapes_its_quotes(pair: Pair, stored: list[str], asked: list[str]) -> None:
-    memory, store = pair
+    _, store = pair
     writes = [
         Write(
             op=WriteOp.UPSERT,
@@ -158,8 +122,7 @@ async def test_no_text_escapes_its_quotes(pair: Pair, stored: list[str], asked: 
         )
         for number, text in enumerate(stored)
     ]
-    await refill(memory, writes)
-    await refill(store, writes)
+    await refill(pair, writes, atomic=False)
     found = await store.get("things", [write.key for write in writes], vectors=False, deadline_s=10)
     assert {key[0] for key in found} == set(stored)
     filters: list[Filter] = [In(field="text", values=(*stored, *asked))]
@@ -171,22 +134,7 @@ async def test_no_text_escapes_its_quotes(pair: Pair, stored: list[str], asked: 
             Like(field="text", pattern=text),
             Like(field="text", pattern=f"%{text[-3:]}%", ignore_case=True),
         ]
-    for filter in filters:
-        query = ListQuery(collection="things", filter=filter)
-        expected = await memory.list_keys(query, deadline_s=10)
-        assert await store.list_keys(query, deadline_s=10) == expected, str(filter)[:300]
-
-
-ORDERS = st.lists(
-    st.builds(
-        lambda field, descending: Order(field=field, descending=descending),
-        st.sampled_from(
-            ["text", "int", "float", "bool", "when", "naive", "p_text", "p_when", "num"]
-        ),
-        st.booleans(),
-    ),
-    max_size=2,
-)
+    await assert_found_alike(pair, filters)
 
 
 @SETTINGS
@@ -194,22 +142,8 @@ ORDERS = st.lists(
 async def test_lists_are_ordered_and_paged_the_same(
     pair: Pair, writes: list[Write], orders: list[list[Order]]
 ) -> None:
-    memory, store = pair
-    await refill(memory, writes)
-    await refill(store, writes)
-    for order in orders:
-        query = ListQuery(collection="things", order=tuple(order))
-        expected = await memory.list_records(query, deadline_s=10)
-        listed = await store.list_records(query, deadline_s=10)
-        assert [record.key for record in listed] == [record.key for record in expected]
-        for last in expected[:3]:
-            values = {**last.fields, "kind": last.key[0], "num": last.key[1]}
-            after = (*(values[term.field] for term in order), *last.key)
-            query = ListQuery(
-                collection="things", order=tuple(order), after=after, offset=1, limit=2
-            )
-            page = await memory.list_keys(query, deadline_s=10)
-            assert await store.list_keys(query, deadline_s=10) == page
+    await refill(pair, writes, atomic=False)
+    await assert_listed_alike(pair, orders, offset=1)
 
 
 @SETTINGS
@@ -217,8 +151,7 @@ async def test_lists_are_ordered_and_paged_the_same(
 async def test_batches_of_any_writes_leave_the_same_behind(
     pair: Pair, writes: list[Write], data: st.DataObject
 ) -> None:
-    for store in pair:
-        await refill(store, writes)
+    await refill(pair, writes, atomic=False)
     batch = []
     for _ in range(data.draw(st.integers(1, 6))):
         target = data.draw(st.sampled_from(writes))
@@ -235,14 +168,8 @@ async def test_batches_of_any_writes_leave_the_same_behind(
                 keep=frozenset(names[:1]),
             )
         )
-    answers = [await store.apply(batch, atomic=False, deadline_s=10) for store in pair]
-    for left, right in zip(*answers, strict=True):
-        assert left.applied is right.applied, answers
-        assert (left.record is None) == (right.record is None)
-        if left.record is not None and right.record is not None:
-            assert_same({left.record.key: left.record}, {left.record.key: right.record})
-    keys = [write.key for write in writes]
-    assert_same(*[await store.get("things", keys, vectors=True, deadline_s=10) for store in pair])
+    await assert_applied_alike(pair, batch)
+    await assert_left_alike(pair, [write.key for write in writes])
 
 
 @pytest.mark.parametrize("metric", list(Metric))
