@@ -13,16 +13,16 @@ from reconcile.batch import Copied, PageAsk
 from reconcile.bench import Bench
 from reconcile.checkpoint import BatchSeen, Interrupted, JobRun
 from reconcile.copy import Copier
+from reconcile.gate import Gate
 from reconcile.indexing import IndexBuild
 from reconcile.letters import DeadLetters
 from reconcile.params import ROUNDS_MAX, JobParams
 from reconcile.pipeline import merged
-from reconcile.planning import DryRun, make_plan
+from reconcile.planning import DryRun, begin_or_resume, make_plan
 from reconcile.ranges import BatchSize, parents_first
 from reconcile.repair import ACTOR, Repair, note_repair
 from reconcile.roles import Held, Pair, Roles, RolesChanged, roles_of
 from reconcile.snapshot import TooSlow
-from reconcile.throttle import Throttle, limits_of
 
 NAMES = ("bytes", "copied", "unchanged", "left_to_repair", "in_flight", "dead_letters")
 """Counts that a backfill's summary always has."""
@@ -38,8 +38,7 @@ class Backfill:
         self._letters = DeadLetters(bench.ledger, run.job_id)
         self._copier: Copier = bench.copier(self._letters)
         self._sizes: dict[str, BatchSize] = {}
-        self._routing: Routing | None = None
-        self._throttle = Throttle(limits_of(bench.settings), bench.clock)
+        self._gate = Gate(bench, run)
         run.names = NAMES
 
     async def run(self) -> None:
@@ -63,33 +62,21 @@ class Backfill:
 
     async def _begin(self) -> Roles:
         """Check rule B0, and have the ranges in the ledger before the first batch."""
-        run, ledger = self._run, self._bench.ledger
+        run = self._run
         run.progress.stage = "plan"
         routing = await self._bench.retry(self._acknowledged, run.check)
         roles = roles_of(routing, self._bench.stores)
-        await self._follow(routing)
+        await self._gate.follow(routing)
         names = parents_first(roles.primary.schema.collections, self._params.collections)
         pairs = await self._bench.pairs(roles, names)
         self._bench.vectors.require([pair.scope for pair in pairs.values()], loading=True)
-        stored = await ledger.ranges(run.job_id)
-        plan = await make_plan(self._bench, roles, self._params.collections, cut=not stored)
-        run.progress.total = plan.rows()
-        run.progress.labels = plan.vectors()
-        if not stored:
-            await ledger.add_ranges(run.job_id, plan.ranges())
-        run.progress.resume(stored)
+        await begin_or_resume(self._bench, run, roles, self._params.collections)
         await run.beat()
         await self._letters.load()
         return roles
 
     async def _acknowledged(self) -> Routing:
         return await self._bench.acknowledged(self._run.check)
-
-    async def _follow(self, routing: Routing) -> None:
-        """Go on only if what was copied so far is worth something under this routing."""
-        await self._bench.current(self._run.job, routing, self._routing)
-        self._routing = routing
-        self._run.note_routing(routing)
 
     async def _walk(self, roles: Roles) -> None:
         """Copy collection by collection, so that parents are there before their children."""
@@ -129,7 +116,7 @@ class Backfill:
         """
         while not state.done:
             try:
-                await self._ready(pair)
+                await self._gate.passed(pair)
                 began_s = self._bench.clock.monotonic_s()
                 copied = await self._batch(pair, state, target)
             except Held:
@@ -142,19 +129,6 @@ class Backfill:
             with suppress(Interrupted):  # what is not repaired stays dirty
                 await self._repair_now(pair, copied.again)
             yield copied
-
-    async def _ready(self, pair: Pair) -> None:
-        """Wait until the next batch may begin: no swap, no other routing, within the throttles."""
-
-        async def ping() -> None:
-            await pair.primary.ping(deadline_s=self._bench.settings.deadline_s)
-
-        async def throttled() -> None:
-            await self._throttle.wait(ping, self._run.check)
-
-        self._run.check()
-        await self._bench.retry(throttled, self._run.check)
-        await self._follow(await self._bench.released(pair.roles, self._run.check))
 
     async def _batch(self, pair: Pair, state: RangeState, target: BulkTarget | None) -> Copied:
         async def once() -> Copied:
@@ -191,7 +165,7 @@ class Backfill:
         loaded = copied.tally.get("copied", 0)
         size = self._size(pair)
         self._sizes[pair.name] = size.after(loaded or copied.rows, copied.bytes, seconds)
-        self._throttle.spend(copied.rows, copied.bytes)
+        self._gate.spend(copied.rows, copied.bytes)
         seen = BatchSeen(
             kind="backfill",
             collection=pair.name,

@@ -11,6 +11,7 @@ from proxy.model import JsonValue, Key, Record
 from proxy.query import KeyRange
 from proxy.stores.base import Page
 from reconcile.bench import Bench, Check
+from reconcile.checkpoint import JobRun
 from reconcile.ranges import BatchSize, narrower, parents_first, planned, rows_per_range
 from reconcile.roles import Pair, Roles
 from reconcile.vectors import described, lacks_vector, stand_in
@@ -121,6 +122,24 @@ async def make_plan(
             state.name for state in states if state.collection in names and not state.ready
         ),
     )
+
+
+async def begin_or_resume(
+    bench: Bench, run: JobRun, roles: Roles, wanted: Sequence[str] = ()
+) -> bool:
+    """Have the job's ranges in the ledger, and its progress where an earlier run left it.
+
+    Returns:
+        True if no run of the job came this far before.
+    """
+    stored = await bench.ledger.ranges(run.job_id)
+    plan = await make_plan(bench, roles, wanted, cut=not stored)
+    run.progress.total = plan.rows()
+    run.progress.labels = plan.vectors()
+    if not stored:
+        await bench.ledger.add_ranges(run.job_id, plan.ranges())
+    run.progress.resume(stored)
+    return not stored
 
 
 async def _plan_collection(bench: Bench, pair: Pair, cut: bool) -> CollectionPlan:

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from proxy.errors import Corrupt, Reason, Rejected
-from proxy.ledger.types import Difference, RangeState, Routing
+from proxy.ledger.types import Difference, RangeState
 from proxy.model import JsonValue, Key
 from reconcile.bench import Bench
 from reconcile.checkpoint import BatchSeen, Interrupted, JobRun, save
 from reconcile.compare import Comparer, Found
 from reconcile.digest import OUTCOMES, clean, counts, sample
+from reconcile.gate import Gate
 from reconcile.params import JobParams
 from reconcile.pipeline import merged
-from reconcile.planning import make_plan
+from reconcile.planning import begin_or_resume
 from reconcile.ranges import parents_first
 from reconcile.repair import ACTOR, VERIFY_REASON
 from reconcile.roles import Pair, Roles, RolesChanged
-from reconcile.throttle import Throttle, limits_of
 
 SAMPLES_MAX = 20
 """Differences shown in the summary; all of them are in the ledger, up to differences_max."""
@@ -40,8 +40,7 @@ class Verify:
         self._bench = bench
         self._run = run
         self._params = params
-        self._throttle = Throttle(limits_of(bench.settings), bench.clock)
-        self._routing: Routing | None = None
+        self._gate = Gate(bench, run)
         self._kept = 0
         self._samples: list[JsonValue] = []
         self._failed: list[str] = []
@@ -76,19 +75,13 @@ class Verify:
         run, ledger = self._run, self._bench.ledger
         run.progress.stage = "plan"
         roles = await self._bench.roles()
-        await self._follow(roles.routing)
+        await self._gate.follow(roles.routing)
         names = parents_first(roles.primary.schema.collections, self._params.collections)
         pairs = await self._bench.pairs(roles, names)
         self._bench.vectors.require([pair.scope for pair in pairs.values()])
-        stored = await ledger.ranges(run.job_id)
-        self._fresh = not stored
         self._needed = (await ledger.flags()).get(_NEEDED)
-        plan = await make_plan(self._bench, roles, self._params.collections, cut=not stored)
-        run.progress.total = plan.rows()
-        run.progress.labels = plan.vectors()
-        if not stored:
-            await ledger.add_ranges(run.job_id, plan.ranges())
-        run.progress.resume(stored)
+        collections = self._params.collections
+        self._fresh = await begin_or_resume(self._bench, run, roles, collections)
         found = await ledger.differences(run.job_id, limit=self._bench.settings.differences_max)
         self._kept = len(found)
         for item in found:
@@ -119,7 +112,7 @@ class Verify:
         When the job is to stop, each worker finishes the range it is at.
         """
         try:
-            await self._ready(pair)
+            await self._gate.passed(pair)
         except Interrupted:
             return
         began_s = self._bench.clock.monotonic_s()
@@ -141,7 +134,7 @@ class Verify:
             await self._store(pair, found)
         await save(self._run, replace(state, done=True, tally=found.tally))
         self._run.progress.add(pair.name, found.tally)
-        self._throttle.spend(found.tally.get("rows", 0), 0)
+        self._gate.spend(found.tally.get("rows", 0), 0)
         self._run.observer.batch(
             BatchSeen(
                 kind="verify",
@@ -152,25 +145,6 @@ class Verify:
             )
         )
         yield found
-
-    async def _ready(self, pair: Pair) -> None:
-        """Wait until the next range may begin: no swap, within the throttles."""
-
-        async def ping() -> None:
-            await pair.primary.ping(deadline_s=self._bench.settings.deadline_s)
-
-        async def throttled() -> None:
-            await self._throttle.wait(ping, self._run.check)
-
-        self._run.check()
-        await self._bench.retry(throttled, self._run.check)
-        await self._follow(await self._bench.released(pair.roles, self._run.check))
-
-    async def _follow(self, routing: Routing) -> None:
-        """Go on only if what was seen so far is worth something under this routing."""
-        await self._bench.current(self._run.job, routing, self._routing)
-        self._routing = routing
-        self._run.note_routing(routing)
 
     async def _store(self, pair: Pair, found: Found) -> None:
         """Keep differences for the report, and queue them for repair unless only reporting."""
