@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -18,17 +17,6 @@ from tests.rig import Rig, context, replica, upsert, with_source
 KEY: Key = ("rust", "serde", "a")
 OTHER: Key = ("rust", "serde", "b")
 DOWN = Unavailable("gone", where="store")
-
-
-SOON = WriteSettings(late_write_s=0.01)
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with replica(writes=SOON) as made:
-        await made.go(Phase.DUAL_WRITE)
-        await with_source(made)
-        yield made
 
 
 @pytest.mark.parametrize("how", ["cancelled", "out of time"])
