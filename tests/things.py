@@ -97,7 +97,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 packable_floats = finite.map(lambda value: value or 0.0)  # JSON has no negative zero
 times = st.datetimes(
     dt.datetime(1900, 1, 1),  # noqa: DTZ001  # the strategy adds the zone
-    dt.datetime(2200, 1, 1),  # noqa: DTZ001
+    dt.datetime(2200, 1, 1),  # noqa: DTZ001  # as above
     timezones=st.just(dt.UTC),
 ) | st.sampled_from([dt.datetime(2026, 1, day, tzinfo=dt.UTC) for day in (1, 2, 3)])
 lists = st.lists(any_text, max_size=3)

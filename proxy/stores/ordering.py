@@ -35,6 +35,6 @@ def compare_rows(left: Sequence[Value], right: Sequence[Value], terms: Sequence[
         x = (a is None, None if a is None else sort_value(a))
         y = (b is None, None if b is None else sort_value(b))
         if x != y:
-            less = x[0] < y[0] if x[0] != y[0] else x[1] < y[1]  # type: ignore[operator]
+            less = x[0] < y[0] if x[0] != y[0] else x[1] < y[1]  # type: ignore[operator]  # of one field
             return 1 if less == term.descending else -1
     return 0

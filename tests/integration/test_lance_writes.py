@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,10 +62,10 @@ async def test_one_commit_serves_all_that_wait(store: LanceStore) -> None:
     assert len(listed) == 65
 
 
-async def until(condition: object) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition that other tasks bring about."""
     async with asyncio.timeout(20):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await asyncio.sleep(0)
 
 
@@ -85,10 +85,14 @@ async def test_writes_of_one_key_in_one_group_keep_their_order(store: LanceStore
         item("x", op=WriteOp.INSERT, title="two"),
         item("x", title="three", number=3),
     ]
+
+    def queued(rows: int) -> Callable[[], bool]:
+        return lambda: store.stats()["queued_rows"] == rows
+
     tasks = []
     for number, write in enumerate(asked, start=1):
         tasks.append(asyncio.create_task(store.apply([write], atomic=False, deadline_s=20)))
-        await until(lambda n=number: store.stats()["queued_rows"] == n)
+        await until(queued(number))
     gate.opened.set()
     results = [result for (result,) in await asyncio.gather(*tasks)]
     assert [result.applied.value for result in results] == [

@@ -7,6 +7,7 @@ import datetime as dt
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -40,10 +41,10 @@ async def test_one_upsert_is_one_round_trip(
     waits = 0
     wait = Connection.wait
 
-    async def counting(self: Connection, *args: object, **more: object) -> object:
+    async def counting(self: Connection, *args: Any, **more: Any) -> Any:
         nonlocal waits
         waits += 1
-        return await wait(self, *args, **more)  # type: ignore[arg-type]
+        return await wait(self, *args, **more)
 
     monkeypatch.setattr(Connection, "wait", counting)
     await done(store, document(content="again"))

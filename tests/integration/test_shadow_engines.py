@@ -32,7 +32,7 @@ from tests.doc_server import (
 from tests.embedding import FakeEmbedder, vector_of
 from tests.unit.shadow.support import ROUTING, FakeLedger
 
-pytest.importorskip("lancedb")
+pytest.importorskip("lancedb", reason="needs crossfade[lancedb]")
 
 MODEL, DIM = "small", 3072
 NOUNS = ("kernel", "scheduler", "compiler", "borrow checker", "library", "parser")

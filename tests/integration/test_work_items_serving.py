@@ -18,8 +18,8 @@ from proxy.server.serve import running
 from proxy.telemetry.setup import Telemetry, build_telemetry
 from tests.work_items import COLLECTION, create_tables, key
 
-pytest.importorskip("lancedb")
-pytest.importorskip("sentence_transformers")
+pytest.importorskip("lancedb", reason="needs crossfade[lancedb]")
+pytest.importorskip("sentence_transformers", reason="needs crossfade[embedder]")
 ALL = Read(vector=True)
 NAMES = [key(n)[0] for n in range(3)]
 

@@ -260,7 +260,7 @@ def _two_copies_of_a_key_at_once() -> Patches:
 
     def claims_all(self: OpenCopy, *arguments: Any, **more: Any) -> None:
         original(self, *arguments, **more)
-        self.claimed = _All(self.in_flight)  # type: ignore[assignment]
+        self.claimed = _All(self.in_flight)  # type: ignore[assignment]  # holds every key
 
     yield mock.patch.object(MemoryCopies, "_claim", everything)
     yield mock.patch.object(OpenCopy, "__init__", claims_all)

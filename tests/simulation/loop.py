@@ -27,7 +27,7 @@ class Stuck(AssertionError):
 
 
 def _context_of(handle: asyncio.Handle) -> contextvars.Context:
-    context: contextvars.Context = handle._context  # type: ignore[attr-defined]
+    context: contextvars.Context = handle._context  # type: ignore[attr-defined]  # asyncio's own
     return context
 
 

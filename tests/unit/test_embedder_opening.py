@@ -80,7 +80,7 @@ async def test_a_start_that_fails_leaves_no_embedder_behind(
     if opened:
         await asyncio.wait((loading,))
     else:
-        builds.made.open = asyncio.Event().wait  # type: ignore[assignment,method-assign]
+        builds.made.open = asyncio.Event().wait  # type: ignore[assignment,method-assign]  # it never opens
         await asyncio.sleep(0)
     await abandon(loading)
     assert builds.made.closed == 1

@@ -83,7 +83,7 @@ def test_every_nullable_field_takes_null() -> None:
         ("score", float("-inf"), "a finite number"),
         ("score", True, "a finite number"),
         ("active", 1, "a bool"),
-        ("created_at", dt.datetime(2025, 1, 1), "a timestamp with a zone"),  # noqa: DTZ001
+        ("created_at", dt.datetime(2025, 1, 1), "a timestamp with a zone"),  # noqa: DTZ001  # on purpose
         ("created_at", "2025-01-01", "a timestamp with a zone"),
         ("tags", "a", "a list of texts"),
         ("tags", ["a", 1], "tags[1]: expected a text, got int 1"),

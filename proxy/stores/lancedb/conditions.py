@@ -100,7 +100,7 @@ def _absent(
     if leaf.field in layout.stored_fields() and leaf.field not in layout.constants:
         return None
     key = tuple(layout.constants.get(name, "") for name in spec.key)
-    row = Record(collection=spec.name, key=key, fields=layout.constants)  # type: ignore[arg-type]
+    row = Record(collection=spec.name, key=key, fields=layout.constants)  # type: ignore[arg-type]  # a key's constants are texts or integers
     truth = evaluate(leaf, spec, row)
     return UNKNOWN if truth is None else (TRUE if truth else FALSE)
 

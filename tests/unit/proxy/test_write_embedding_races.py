@@ -150,7 +150,7 @@ async def test_an_embedder_that_dies_between_refuses_the_write_and_nothing_is_wr
                 raise DOWN
             return await original(model, texts, deadline_s=deadline_s)
 
-        made.documents = once  # type: ignore[method-assign]
+        made.documents = once  # type: ignore[method-assign]  # dies at a text
         with pytest.raises(Unavailable, match="embedder is down"):
             await rig.plane.write(patch(description="C"), context())
         assert (await stored(rig, "old")).vector == vector("A2 B")
@@ -189,7 +189,7 @@ async def test_a_batch_goes_no_further_than_a_write_that_may_still_land(
             await apply(writes, **options)
             raise lost
 
-        between.apply = losing  # type: ignore[method-assign]
+        between.apply = losing  # type: ignore[method-assign]  # loses its answer
         batch = [patch(description="C"), patch(title="A2")]
         first, second = await rig.plane.batch(batch, atomic=False, context=context())
         assert first.error is lost

@@ -10,6 +10,7 @@ import pytest
 from proxy.clock import SystemClock
 from proxy.config.settings import WriteSettings
 from proxy.errors import Ambiguous, Unavailable
+from proxy.ledger.base import Ledger
 from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import EventDraft, Intent, IntentDraft, Phase, Routing
 from proxy.model import Key
@@ -39,7 +40,7 @@ async def test_an_epoch_is_not_acknowledged_while_a_write_given_up_may_still_lan
 class LedgerDown:
     """A ledger whose appends fail while `down`."""
 
-    def __init__(self, inner: object) -> None:
+    def __init__(self, inner: Ledger) -> None:
         self.inner = inner
         self.down = False
 
@@ -51,8 +52,7 @@ class LedgerDown:
     ) -> list[Intent]:
         if self.down:
             raise Unavailable("no ledger", where="ledger")
-        append = self.inner.append  # type: ignore[attr-defined]  # whatever the inner ledger is
-        return await append(drafts, epoch=epoch, replica_id=replica_id)  # type: ignore[no-any-return]
+        return await self.inner.append(drafts, epoch=epoch, replica_id=replica_id)
 
 
 @pytest.mark.parametrize("policy", ["refuse", "primary_alone"])

@@ -270,7 +270,7 @@ async def test_a_copy_that_was_given_up_and_lands_late_overtakes_nothing(
     async def load(collection: str, target: Any, chunks: Any, **kwargs: Any) -> Any:
         if collection == "documents" and not late:
             late.extend((await rig.records("old", "documents")).values())
-            rig.clock.sleep = land_then(rig.clock.passed_s + lands_s)  # type: ignore[method-assign]
+            rig.clock.sleep = land_then(rig.clock.passed_s + lands_s)  # type: ignore[method-assign]  # it lands in a sleep
             raise Ambiguous("no answer in time", where="new", timed_out=True)
         return await rig.new.bulk_load(collection, target, chunks, **kwargs)
 

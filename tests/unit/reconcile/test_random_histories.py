@@ -140,7 +140,7 @@ async def run_to_its_end(rig: Rig, rng: random.Random, kind: JobKind, traffic: T
             visits_left=rng.randrange(1, 25),
             deadly=rng.random() < 0.5 and attempt < 4,
         )
-        rig.reach = doom.reach  # type: ignore[method-assign]
+        rig.reach = doom.reach  # type: ignore[method-assign]  # to be killed there
         runner = rig.reconciler(f"runner-{attempt}", doom.mortal, workers=rng.choice((1, 2)))
         try:
             job = await runner.run_once(kind, {})
@@ -174,7 +174,7 @@ async def test_whatever_happens_both_stores_end_as_the_primary(seed: int) -> Non
         await check_marks(rig, traffic)
     await traffic.finish()
     rig.clock.passed_s += 120
-    rig.reach = quiet  # type: ignore[method-assign]
+    rig.reach = quiet  # type: ignore[method-assign]  # nothing happens there
     assert (await rig.run(JobKind.REPAIR)).state is JobState.DONE
     assert await rig.dirty() == set()
     assert await rig.ledger.unsettled() == 0
