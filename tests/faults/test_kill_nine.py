@@ -239,15 +239,8 @@ async def test_no_acknowledged_write_is_lost_and_both_stores_end_equal(scene: Sc
     await scene.quiet()
     assert all(count >= KILLS for count in town.kills.values())
     stored = databases.documents(scene.dbs.old, "old")
-    found = {key: (str(row[0]), row[1]) for key, row in stored.items()}
-    problems = list(load.oracle.problems(found))
-    assert not problems, f"seed {seed}: {len(problems)}\n" + "\n".join(problems[:5])
+    load.assert_nothing_lost(stored, seed=seed)
     databases.assert_equal(scene.dbs)
-    stale = list(load.oracle.stale_reads())
-    assert not stale, f"seed {seed}: {len(stale)} stale reads\n" + "\n".join(stale[:5])
     assert load.oracle.acknowledged > 200
-    verified = await scene.job(town.live["a"], JobKind.VERIFY, {"report_only": True})
-    counts = {name: verified.summary[name] for name in ("mismatched", "missing", "extra")}
-    assert verified.state is JobState.DONE
-    assert counts == {"mismatched": 0, "missing": 0, "extra": 0}
+    verified = await scene.assert_verified(town.live["a"])
     assert verified.summary["matched"] == len(stored) + len(databases.sources(scene.dbs.old, "old"))

@@ -229,15 +229,7 @@ async def ends_well(story: Story, seed: int) -> None:
     await story.pair.assert_equal()
     acknowledged = 0
     for load in story.loads:
-        stored = await story.pair.new.rows(load.collection)
-        found = {key: (str(row[0]), row[1]) for key, row in stored.items()}
-        problems = list(load.oracle.problems(found))
-        assert not problems, f"seed {seed}: {len(problems)}\n" + "\n".join(problems[:5])
-        stale = list(load.oracle.stale_reads())
-        assert not stale, f"seed {seed}: {len(stale)} stale reads\n" + "\n".join(stale[:5])
+        load.assert_nothing_lost(await story.pair.new.rows(load.collection), seed=seed)
         acknowledged += load.oracle.acknowledged
     assert acknowledged > 200
-    verified = await story.scene.job(story.proxy.replica, JobKind.VERIFY, {"report_only": True})
-    counts = {name: verified.summary[name] for name in ("mismatched", "missing", "extra")}
-    assert verified.state is JobState.DONE
-    assert counts == {"mismatched": 0, "missing": 0, "extra": 0}
+    await story.scene.assert_verified(story.proxy.replica)

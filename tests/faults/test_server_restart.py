@@ -81,10 +81,7 @@ async def test_load_goes_on_after_a_crash_and_both_stores_end_equal(
     await running
     await crashing.quiet()
     assert_equal(crashing.dbs)
-    stored = documents(crashing.dbs.old, "old")
-    found = {key: (str(row[0]), row[1]) for key, row in stored.items()}
-    problems = [*load.oracle.problems(found), *load.oracle.stale_reads()]
-    assert not problems, f"seed {seed}\n" + "\n".join(problems[:5])
+    load.assert_nothing_lost(documents(crashing.dbs.old, "old"), seed=seed)
     await assert_clean(crashing, replica)
 
 

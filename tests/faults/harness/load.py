@@ -14,7 +14,7 @@ import crossfade.client as cf
 from crossfade.client import AsyncClient, F, Read
 from crossfade.client.errors import CallError
 
-from tests.faults.harness.databases import vector_of
+from tests.faults.harness.databases import Rows, vector_of
 from tests.faults.harness.oracle import Key, Op, Oracle
 
 _VERBS = {
@@ -81,6 +81,12 @@ class Load:
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._work())
+
+    def assert_nothing_lost(self, stored: Rows, *, seed: int) -> None:
+        """Compare with the rows in the end: no acknowledged write is lost, no read was stale."""
+        found = {key: (str(row[0]), row[1]) for key, row in stored.items()}
+        problems = [*self.oracle.problems(found), *self.oracle.stale_reads()]
+        assert not problems, f"seed {seed}: {len(problems)}\n" + "\n".join(problems[:5])
 
     async def _work(self) -> None:
         verbs, weights = list(_VERBS), list(_VERBS.values())

@@ -13,7 +13,7 @@ import psycopg
 import yaml
 from crossfade.client import AsyncClient
 from crossfade.client.control import ControlClient
-from crossfade.client.control_types import Change, Job, JobKind, Phase
+from crossfade.client.control_types import Change, Job, JobKind, JobState, Phase
 
 from tests.faults.harness.databases import DIM, Databases, left_over
 from tests.faults.harness.processes import Household, Process
@@ -171,6 +171,14 @@ class Scene:
         """Ask the reconciler for a job and return it as it ended."""
         job = await replica.control.start_job(kind, params or {}, actor=ACTOR)
         return await self.ended(replica, job.job_id)
+
+    async def assert_verified(self, replica: Replica) -> Job:
+        """Verify through Crossfade, too, and return the job; nothing may differ."""
+        job = await self.job(replica, JobKind.VERIFY, {"report_only": True})
+        counts = {name: job.summary[name] for name in ("mismatched", "missing", "extra")}
+        assert job.state is JobState.DONE, job.error
+        assert counts == {"mismatched": 0, "missing": 0, "extra": 0}
+        return job
 
     async def ended(self, replica: Replica, job_id: int, timeout_s: float = 60.0) -> Job:
         """Wait until a job has ended."""

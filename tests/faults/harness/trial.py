@@ -225,10 +225,7 @@ class Trial:
         await self.scene.quiet(quiet_s)
         await self.pair.assert_equal()
         stored = await self.pair.old.rows(self.load.collection)
-        found = {key: (str(row[0]), row[1]) for key, row in stored.items()}
-        oracle = self.load.oracle
-        problems = [*oracle.problems(found), *oracle.stale_reads()]
-        assert not problems, f"seed {self.seed}: {len(problems)}\n" + "\n".join(problems[:5])
+        self.load.assert_nothing_lost(stored, seed=self.seed)
         unclear = {name for name in self.load.errors if name.split()[0] not in CLEAR}
         assert not unclear, f"seed {self.seed}: {self.load.errors}"
 
