@@ -199,9 +199,7 @@ class RequestReader:
         """Return the query of a List."""
         spec = find_collection(self._collections, request.collection)
         problems: list[Violation] = []
-        tree = None
-        if request.HasField("filter"):
-            tree = self._filter(request.filter, spec, problems)
+        tree = self._filter_if_any(request, spec, problems)
         order = tuple(
             Order(field=term.field, descending=term.descending) for term in request.order_by
         )
@@ -226,9 +224,7 @@ class RequestReader:
         """Return the query of a Count."""
         spec = find_collection(self._collections, request.collection)
         problems: list[Violation] = []
-        tree = None
-        if request.HasField("filter"):
-            tree = self._filter(request.filter, spec, problems)
+        tree = self._filter_if_any(request, spec, problems)
         query = CountQuery(
             collection=spec.name,
             filter=tree,
@@ -249,9 +245,7 @@ class RequestReader:
             raise rejected(
                 [Violation(where="mode", expected="a SearchMode", got=str(request.mode))]
             )
-        tree = None
-        if request.HasField("filter"):
-            tree = self._filter(request.filter, spec, problems)
+        tree = self._filter_if_any(request, spec, problems)
         query = SearchQuery(
             collection=spec.name,
             mode=mode,
@@ -267,6 +261,16 @@ class RequestReader:
         if problems:
             raise rejected(problems)
         return spec, query
+
+    def _filter_if_any(
+        self,
+        request: pb.ListRequest | pb.CountRequest | pb.SearchRequest,
+        spec: CollectionSpec,
+        problems: list[Violation],
+    ) -> Filter | None:
+        if not request.HasField("filter"):
+            return None
+        return self._filter(request.filter, spec, problems)
 
     def _filter(
         self, message: pb.Filter, spec: CollectionSpec, problems: list[Violation]
