@@ -24,7 +24,7 @@ _INDEX_METHODS: Final = {
 _LANCE_TYPES: Final = (
     "string", "large_string", "int64", "int32", "int16", "float64", "double", "bool",
     "timestamp[us]", "timestamp[us, UTC]", "list<string>",
-)  # fmt: skip
+)  # fmt: skip  # a list of words
 _LANCE_TABLE: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 

@@ -22,7 +22,7 @@ Language: TypeAlias = Literal[
     "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian",
     "italian", "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil",
     "turkish",
-]  # fmt: skip
+]  # fmt: skip  # a list of words
 """The languages whose words every engine can stem."""
 
 

@@ -234,7 +234,7 @@ def test_defaults_take_their_meaning_from_the_type() -> None:
         ("vector: {dim: 4}", "vector: {dim: 4}\n    parent: {collection: things, fields: [id, n]}", "one field for each of things's key"),
         ("vector: {dim: 4}", "vector: {dim: 4}\n    parent: {collection: things, fields: [nope]}", "expected a field of things"),
     ],
-)  # fmt: skip
+)  # fmt: skip  # a case on a line
 def test_a_broken_reference_is_named(before: str, after: str, expected: str) -> None:
     assert before in GOOD
     assert expected in refused(HEAD + GOOD.replace(before, after, 1))

@@ -142,7 +142,7 @@ def test_settings_of_one_side_are_laid_over_the_common_ones() -> None:
         (", v: {vector: true}", "", "c.yaml:15 (collections.things.vector): expected a vector column in at least one store, got none"),
         (", v: {vector: true}", "", "c.yaml:16 (collections.things.embedding): expected a vector column in at least one store, got none"),
     ],
-)  # fmt: skip
+)  # fmt: skip  # a case on a line
 def test_what_is_wrong_is_named_with_file_and_line(before: str, after: str, expected: str) -> None:
     count = -1 if before == ", v: {vector: true}" else 1
     text = MEMORY + GOOD
@@ -168,7 +168,7 @@ def test_what_is_wrong_is_named_with_file_and_line(before: str, after: str, expe
         ("table: b, ", "table: b, index: {name: i, cast: halfvec}, ", "(collections.things.new.index.cast): expected no cast (it is pgvector's), got halfvec"),
         ("table: a, ", "table: a, index: {name: i, method: ivf_pq}, ", "expected hnsw or ivfflat for an index of postgresql, got ivf_pq"),
     ],
-)  # fmt: skip
+)  # fmt: skip  # a case on a line
 def test_each_engine_is_held_to_what_it_can_do(before: str, after: str, expected: str) -> None:
     text = MIXED + GOOD
     assert before in text

@@ -21,7 +21,7 @@ AREAS = (
     "localisation", "the scheduler", "backups", "the public API", "the admin console",
     "telemetry", "the import pipeline", "single sign-on", "the plugin host", "rate limiting",
     "the staging cluster", "document storage", "the recommendation engine",
-)  # fmt: skip
+)  # fmt: skip  # a list of words
 _PEOPLE = ("ada", "grace", "edsger", "barbara", "ken", "王小明", "Zoë O'Neill")
 _SAME_WORDS = 3  # so many editions in a row keep their words and change everything else
 _QUESTIONS = 80

@@ -28,7 +28,7 @@ from proxy.errors import (
 COMMANDS = (
     "status", "plan", "report", "serve", "reconcile", "demo", "phase", "traffic",
     "backfill", "verify", "repair", "job",
-)  # fmt: skip
+)  # fmt: skip  # a list of words
 BROKEN = "migration: Docs\nprest: doc-server\nold: {engine: memory}\n"
 
 MEMORY = """
