@@ -21,6 +21,21 @@ pytestmark = pytest.mark.demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS_MAX = 150
+WALK = [
+    "old_only",
+    "dual_write",
+    "backfill",
+    "verify",
+    "shadow",
+    "ramp 1%",
+    "ramp 10%",
+    "ramp 50%",
+    "ramp 100%",
+    "new_primary",
+    "rollback",
+    "new_primary again",
+    "final verify",
+]
 
 
 def start_demo(
@@ -70,9 +85,8 @@ def descendants_in(directory: Path) -> list[object]:
     return found
 
 
-def test_a_small_demo_passes_with_nothing_lost(tmp_path: Path, pg_admin: str) -> None:
-    before = databases_of(pg_admin)
-    code, _, report = run_demo(tmp_path / "out", dsn=pg_admin)
+def assert_nothing_lost(code: int, report: Mapping[str, Any]) -> None:
+    """A demo went through all its phases, and only the time of a swap may have displeased it."""
     # How long a swap holds writes is judged by the demo, not by a test beside other work: a test
     # is never timed. Nothing else may be wrong.
     slow = [text for text in report["failures"] if "held a write for" in text]
@@ -83,28 +97,19 @@ def test_a_small_demo_passes_with_nothing_lost(tmp_path: Path, pg_admin: str) ->
         assert report[name] == 0, name
     verify = report["verify"]
     assert (verify["mismatched"], verify["missing"], verify["extra"]) == (0, 0, 0)
-    assert verify["matched"] > 400
-    assert report["live_writes"] > 100
-    assert [swap["to"] for swap in report["swaps"]] == ["new", "old", "new"]
-    assert all(swap["stall_ms"] >= 0 for swap in report["swaps"])
-    walked = [phase["phase"] for phase in report["phases"]]
-    assert walked == [
-        "old_only",
-        "dual_write",
-        "backfill",
-        "verify",
-        "shadow",
-        "ramp 1%",
-        "ramp 10%",
-        "ramp 50%",
-        "ramp 100%",
-        "new_primary",
-        "rollback",
-        "new_primary again",
-        "final verify",
-    ]
-    assert all(phase["search_p95_ms"] >= phase["search_p50_ms"] for phase in report["phases"])
     assert report["independent_check"]["differences"] == []
+    assert report["live_writes"] > 100
+    assert [phase["phase"] for phase in report["phases"]] == WALK
+    assert [swap["to"] for swap in report["swaps"]] == ["new", "old", "new"]
+
+
+def test_a_small_demo_passes_with_nothing_lost(tmp_path: Path, pg_admin: str) -> None:
+    before = databases_of(pg_admin)
+    code, _, report = run_demo(tmp_path / "out", dsn=pg_admin)
+    assert_nothing_lost(code, report)
+    assert report["verify"]["matched"] > 400
+    assert all(swap["stall_ms"] >= 0 for swap in report["swaps"])
+    assert all(phase["search_p95_ms"] >= phase["search_p50_ms"] for phase in report["phases"])
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<html" in page
     assert "http://" not in page.replace("http://www.w3.org", ""), "one self-contained page"

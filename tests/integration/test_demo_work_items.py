@@ -22,23 +22,8 @@ from proxy.demo.work_items.damage import inflict
 from proxy.demo.work_items.items import COLLECTION, FIELDS, Item, image_of
 from proxy.demo.work_items.load import create_table, load_old
 from proxy.demo.work_items.origin import Origin, Seedling
-from tests.integration.test_demo import databases_of, run_demo
+from tests.integration.test_demo import assert_nothing_lost, databases_of, run_demo
 
-WALK = [
-    "old_only",
-    "dual_write",
-    "backfill",
-    "verify",
-    "shadow",
-    "ramp 1%",
-    "ramp 10%",
-    "ramp 50%",
-    "ramp 100%",
-    "new_primary",
-    "rollback",
-    "new_primary again",
-    "final verify",
-]
 _LISTS = {"tags", "dependencies", "context_tags", "acceptance_criteria"}
 _FLOATS = {"estimated_hours", "actual_hours", "progress"}
 _OTHERS = {"order_index": pa.int64(), "executable": pa.bool_()}
@@ -49,20 +34,9 @@ _OTHERS = {"order_index": pa.int64(), "executable": pa.bool_()}
 def test_a_small_demo_of_work_items_passes_with_nothing_lost(tmp_path: Path, pg_admin: str) -> None:
     before = databases_of(pg_admin)
     code, _, report = run_demo(tmp_path / "out", "--preset", "work-items", dsn=pg_admin)
-    # How long a swap holds writes is judged by the demo, not by a test beside other work.
-    slow = [text for text in report["failures"] if "held a write for" in text]
-    assert report["failures"] == slow
-    assert code == (1 if slow else 0)
+    assert_nothing_lost(code, report)
     assert (report["preset"], report["migration"]) == ("work-items", "work-items")
-    for name in ("failed_requests", "wrong_answers", "lost_writes"):
-        assert report[name] == 0, name
-    verify = report["verify"]
-    assert (verify["mismatched"], verify["missing"], verify["extra"]) == (0, 0, 0)
-    assert verify["matched"] >= 500
-    assert report["live_writes"] > 100
-    assert [phase["phase"] for phase in report["phases"]] == WALK
-    assert [swap["to"] for swap in report["swaps"]] == ["new", "old", "new"]
-    assert report["independent_check"]["differences"] == []
+    assert report["verify"]["matched"] >= 500
     assert {step["step"] for step in report["steps"]} >= {"load", "serve", "backfill", "check"}
     kinds = {group["kind"] for group in report["shadow"]["groups"]}
     assert {"text search", "hybrid search", "keyword search"} <= kinds
