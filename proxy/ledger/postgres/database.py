@@ -14,6 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from proxy.errors import Corrupt, CrossfadeError, Unavailable
+from proxy.stores.postgres.cancelling import Cancellations
 from proxy.stores.postgres.connection import Connection as PromptConnection
 
 SCHEMA_VERSION = 2
@@ -109,8 +110,10 @@ class LedgerDatabase:
         """Lend a connection; driver errors come out as ours."""
         patience_s = _PATIENCE_S if self._down and not self._busy else self.deadline_s
         lent = self._pool.connection(timeout=patience_s)
+        cancellations = Cancellations()
         try:
             async with asyncio.timeout(self.deadline_s), lent as connection:
+                cancellations.heed()
                 self._busy += 1
                 try:
                     yield connection

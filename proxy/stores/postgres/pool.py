@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from proxy.errors import Unavailable
 from proxy.stores.postgres.adapt import Adapters
+from proxy.stores.postgres.cancelling import Cancellations
 from proxy.stores.postgres.connection import (
     Connection,
     configure,
@@ -120,11 +121,13 @@ class Pool:
             Unavailable, Ambiguous, Corrupt: see `translate`.
         """
         sent = False
+        cancellations = Cancellations()
         try:
             async with asyncio.timeout(deadline_s):
                 connection = await self._checkout(deadline_s)
-                sent = writing
                 try:
+                    cancellations.heed()
+                    sent = writing
                     result = await work(connection)
                 except BaseException as error:
                     if getattr(error, "sqlstate", None) in STALE_PLAN:
@@ -141,10 +144,12 @@ class Pool:
     @asynccontextmanager
     async def hold(self, *, deadline_s: float, what: str = "") -> AsyncIterator[Connection]:
         """Lend a connection to a reader for several calls; the deadline covers all of them."""
+        cancellations = Cancellations()
         try:
             async with asyncio.timeout(deadline_s):
                 connection = await self._checkout(deadline_s)
                 try:
+                    cancellations.heed()
                     yield connection
                 finally:
                     await self._give_back_in_any_case(connection)
