@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
 from dataclasses import dataclass
 
 import psutil
 
-from proxy.demo.processes import environment
 from proxy.errors import CrossfadeError
 from tests.bench.figures import Figure, Results, below, faster, median
 from tests.bench.psql_pipe import copy_by_pipe
 from tests.bench.rows import settle_down
+from tests.bench.script import run_script
 from tests.bench.sizes import Sizes
 from tests.bench.world import JobDone, World, count, execute, run_job
 
@@ -25,7 +22,6 @@ _SCRIPT_MIN = 4.0
 _VERIFY_MIN = 2.0
 _PEAK_MIB_MAX = 300.0
 _DOCUMENTS = ("--collection", "documents")
-_SCRIPT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,30 +85,16 @@ async def _script(world: World, rows: int) -> Rate:
     """Run the CSV script over some rows in a process of its own, into an empty table."""
     _empty(world)
     before_s = world.backend_seconds()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
+    done = await run_script(
         "tests.bench.csv_script",
         world.dsns.old,
         world.dsns.new,
         str(rows),
         str(world.scratch / "documents.csv"),
-        stdout=asyncio.subprocess.PIPE,
-        env=environment(),
     )
-    try:
-        async with asyncio.timeout(_SCRIPT_S):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        raise CrossfadeError(f"The CSV script ended with {process.returncode}.")
-    told = json.loads(output)
     return Rate(
-        rows=told["rows"],
-        seconds=told["seconds"],
+        rows=done.rows,
+        seconds=done.seconds,
         server_cpu_s=world.backend_seconds() - before_s,
     )
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
 from dataclasses import dataclass
 
 from crossfade.client.control_types import Job, JobKind, Phase
 
-from proxy.demo.processes import environment
 from proxy.errors import CrossfadeError
 from tests.bench.figures import Figure, Json, Results, faster, median
 from tests.bench.item_world import TABLE, ItemWorld, fill_old, run_there
 from tests.bench.item_writes import PART, measure_proxy, raw_rate
 from tests.bench.profiling import digest
+from tests.bench.script import run_script
 from tests.bench.sizes import Sizes
 from tests.bench.world import Serving, client_of, serving, to_phase
 
 _SCRIPT_MIN = 0.8
-_SCRIPT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,27 +49,15 @@ async def measure(items: ItemWorld, sizes: Sizes, results: Results) -> None:
 
 async def _script(items: ItemWorld, name: str, rows: int) -> float:
     """Run the plain script in a process of its own; return rows a second."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
+    done = await run_script(
         "tests.bench.arrow_script",
         items.world.dsns.old,
         str(items.folder(f"{name}-script")),
         TABLE,
-        stdout=asyncio.subprocess.PIPE,
-        env=environment(),
     )
-    try:
-        async with asyncio.timeout(_SCRIPT_S):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    told = json.loads(output) if process.returncode == 0 else {}
-    if told.get("rows") != rows:
-        raise CrossfadeError(f"The script copied {told.get('rows')} of {rows} rows.")
-    return rows / float(told["seconds"])
+    if done.rows != rows:
+        raise CrossfadeError(f"The script copied {done.rows} of {rows} rows.")
+    return rows / done.seconds
 
 
 async def _backfill(items: ItemWorld, proxy: Serving, rows: int) -> Copied:
