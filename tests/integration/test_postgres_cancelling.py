@@ -58,8 +58,9 @@ async def test_no_moment_loses_the_cancellation_of_a_call_of_a_store(
     pool = Pool("old", new_database(), size_min=1, size_max=1)
     await pool.open()
 
-    async def sleep(connection: Connection) -> None:
+    async def sleep(connection: Connection) -> str:
         await connection.execute("SELECT pg_sleep(0.05)")
+        return "slept"
 
     async def hold(free: asyncio.Event) -> None:
         async with pool.hold(deadline_s=5):
@@ -72,7 +73,7 @@ async def test_no_moment_loses_the_cancellation_of_a_call_of_a_store(
             await asyncio.sleep(0)
             await cancelled_at(turns, free, lambda: pool.run(sleep, deadline_s=5))
             await holding
-        await pool.run(sleep, deadline_s=5)
+        assert await pool.run(sleep, deadline_s=5) == "slept"
     finally:
         await pool.close()
 
