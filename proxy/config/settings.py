@@ -32,15 +32,16 @@ class LanceSettings(_Settings):
     """How LanceDB tables are written and kept small.
 
     Writes are gathered: a commit follows `flush_rows` waiting rows, or `flush_ms` after the
-    first. `optimize` runs after so many commits or rows, whichever comes first; versions older
-    than `keep_versions_s` are removed then. `deadline_s` of any read must be shorter. With `sync`
-    what a write left in a local folder is on the disk before it is acknowledged.
+    first. `optimize` runs after so many commits or rows, whichever comes first, and after more
+    where it takes long and writes keep coming (they wait meanwhile). Versions older than
+    `keep_versions_s` are removed then; `deadline_s` of any read must be shorter. With `sync` what
+    a write left in a local folder is on the disk before it is acknowledged.
     """
 
     flush_rows: int = Field(default=1000, ge=1, le=100_000)
     flush_ms: float = Field(default=2.0, ge=0.0, le=1000.0)
     queue_rows_max: int = Field(default=20_000, ge=1)
-    optimize_commits: int = Field(default=200, ge=1)
+    optimize_commits: int = Field(default=60, ge=1)
     optimize_rows: int = Field(default=20_000, ge=1)
     keep_versions_s: float = Field(default=600.0, ge=60.0)
     sync: bool = True

@@ -134,11 +134,12 @@ class Switch:
     async def _rest(self, *stores: Store) -> None:
         """Let no upkeep of a store keep writes waiting while they are held; try, and go on."""
         for_s = self._settings.drain_timeout_s
-        for store in stores:
-            try:
-                await store.rest(for_s=_REST_S_MAX + for_s, deadline_s=_REST_S_MAX)
-            except CrossfadeError as error:
-                log.warning("the swap may hold writes for longer: %s", error)
+        resting = (store.rest(for_s=for_s, deadline_s=_REST_S_MAX) for store in stores)
+        for ended in await asyncio.gather(*resting, return_exceptions=True):
+            if isinstance(ended, CrossfadeError):
+                log.warning("the swap may hold writes for longer: %s", ended)
+            elif ended is not None:
+                raise ended
 
     async def _drain_first(self) -> None:
         """Repair what is dirty before writes are held. Raises Rejected if that cannot be."""

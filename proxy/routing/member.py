@@ -76,7 +76,7 @@ class Membership:
         self._acked_epoch = 0
         self._refresh_lock = asyncio.Lock()
         self._lingering: set[asyncio.Task[None]] = set()
-        self._acknowledging: asyncio.Task[None] | None = None
+        self._acknowledging: set[asyncio.Task[None]] = set()
         self.replica_id = ""
         self.lost_leases = 0
         self.routing: Routing | None = None
@@ -181,6 +181,7 @@ class Membership:
         async with self._changed:
             self.routing = routing
             self._changed.notify_all()
+        self._wake_acknowledger()  # whoever refreshed: `run` may have seen this epoch as old
         log.info(
             "following epoch %d: phase %s, primary %s, %g %%%s",
             routing.epoch,
@@ -193,11 +194,11 @@ class Membership:
     async def _acknowledge(self) -> None:
         """Acknowledge the epoch once everything admitted before it has ended."""
         epoch = self.current.epoch
-        if self._acked_epoch == epoch or self._older_than(epoch):
+        if self._acked_epoch >= epoch or self._older_than(epoch):
             return
         await self._drain()
         await self._reach(PausePoint.BEFORE_ACKNOWLEDGE)
-        if not self._older_than(epoch):
+        if self._acked_epoch < epoch and not self._older_than(epoch):
             self._acked_epoch = epoch
             await self.refresh()
 
@@ -246,7 +247,7 @@ class Membership:
         self._admitted[epoch] -= 1
         if not self._admitted[epoch]:
             del self._admitted[epoch]
-            if epoch < self.current.epoch and not self._older_than(self.current.epoch):
+            if epoch < self.current.epoch:
                 self._wake_acknowledger()
 
     async def _wait_for_release(self) -> None:
@@ -262,7 +263,11 @@ class Membership:
             ) from error
 
     def _wake_acknowledger(self) -> None:
-        self._acknowledging = asyncio.create_task(self._acknowledge_soon(), name="acknowledge")
+        if self._older_than(self.current.epoch):
+            return  # the last of those wakes it
+        task = asyncio.create_task(self._acknowledge_soon(), name="acknowledge")
+        self._acknowledging.add(task)
+        task.add_done_callback(self._acknowledging.discard)
 
     async def _acknowledge_soon(self) -> None:
         try:
@@ -272,6 +277,15 @@ class Membership:
 
     async def stop(self) -> None:
         """Say that nothing of this replica is in flight any more. Raises Unavailable."""
+        await self._stop_acknowledging()
         await self._drain()
         for name in (*self._former, self.replica_id):
             await self._ledger.release_replica(name)
+
+    async def _stop_acknowledging(self) -> None:
+        """End what would take the lost lease of a replica that has left for a reason to join."""
+        tasks = [*self._acknowledging]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)

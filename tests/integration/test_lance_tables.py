@@ -366,13 +366,13 @@ def test_upkeep_that_takes_long_waits_for_quiet_or_for_many_commits() -> None:
     clock.now_s += 10  # nothing is known to be slow: a tenth of the commits is enough after a while
     assert upkeep.due(idle_s=0)
     asyncio.run(upkeep.run())
-    upkeep.committed(300, 300)
+    upkeep.committed(150, 150)
     assert not upkeep.due(idle_s=9)  # most of the time belongs to writes
     clock.now_s += 100
     assert not upkeep.due(idle_s=0)
     assert not upkeep.due(idle_s=0.25)
     assert upkeep.due(idle_s=3.0)
-    upkeep.committed(1700, 300)
+    upkeep.committed(40, 40)  # ten times as long as a short one: about three times the commits
     assert upkeep.due(idle_s=0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from datetime import timedelta
+from math import sqrt
 from typing import Final
 
 from proxy.clock import Clock
@@ -21,15 +22,16 @@ IDLE_S: Final = 0.25
 
 _SHARE: Final = 4.0
 """After an optimisation, at least so many times its duration belong to writes."""
-_EARLY_PART: Final = 10
-"""A tenth of the commits or rows of the rule is enough for a writer that has nothing to do, or has
+_EARLY_PART: Final = 3
+"""A third of the commits or rows of the rule is enough for a writer that has nothing to do, or has
 not optimised for a while: searches should not have to wait for the rule."""
 _EARLY_SHARE: Final = 20.0
 """That while, in durations of the last optimisation."""
 _SHORT_S: Final = 0.3
 """No write minds to wait for so long."""
 _QUIET_MAX_S: Final = 5.0
-_PATIENCE: Final = 20.0
+_PATIENCE: Final = 10.0
+"""No run is put off for more than so many times the commits of the rule."""
 _FIRST_S: Final = 2.0
 _RETRY_S: Final = 30.0
 _KEPT_RUNS: Final = 10
@@ -62,13 +64,15 @@ class Upkeep:
 
     def rest(self, for_s: float) -> None:
         """Begin no run for so long."""
-        self._rests_until_s = max(self._rests_until_s, self._clock.monotonic_s() + for_s)
+        self._rests_until_s = self._clock.monotonic_s() + for_s
 
     def due(self, *, idle_s: float) -> bool:
         """True if the table should be optimised now.
 
         Writes wait while it runs. So the longer the last run took, the longer nothing must have
-        been written before, and the more commits it takes where writes keep coming.
+        been written before, and the more commits it takes where writes keep coming: every call
+        pays for each commit since the last run, so what they pay in all grows with the square of
+        the commits, and the run is due when that is what it costs itself.
 
         Args:
             idle_s: for so long the writer has had nothing to do, 0 if it has.
@@ -80,7 +84,7 @@ class Upkeep:
         early = now_s >= self._early_s and self._took_s <= _SHORT_S
         share = 1 / _EARLY_PART
         if not quiet and not early:
-            share = min(max(1.0, self._took_s / _SHORT_S), _PATIENCE)
+            share = min(max(1.0, sqrt(self._took_s / _SHORT_S)), _PATIENCE)
         return (
             self.commits >= self._settings.optimize_commits * share
             or self.rows >= self._settings.optimize_rows * share

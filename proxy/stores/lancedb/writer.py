@@ -115,16 +115,20 @@ class Writer:
         Raises:
             Unavailable: it does not end within `deadline_s`.
         """
+        self._put_off(deadline_s + for_s)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._tidied.wait()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"The {self._store} store still optimises {self._names}.", where=self._store
+            ) from error
+        finally:
+            self._put_off(for_s)
+
+    def _put_off(self, for_s: float) -> None:
         for upkeep in self.upkeep.values():
-            upkeep.rest(deadline_s + for_s)
-        if not self._tidied.is_set():
-            try:
-                async with asyncio.timeout(deadline_s):
-                    await self._tidied.wait()
-            except TimeoutError as error:
-                raise Unavailable(
-                    f"The {self._store} store still optimises {self._names}.", where=self._store
-                ) from error
+            upkeep.rest(for_s)
 
     async def landed(self, *, deadline_s: float) -> None:
         """Return once nothing that was given up can still be committed; see `Store.landed`."""

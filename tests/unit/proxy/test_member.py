@@ -1,0 +1,69 @@
+"""A replica's membership: which epoch it says it has reached."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.clock import SystemClock
+from proxy.ledger.memory import MemoryLedger
+from proxy.ledger.types import EventDraft, Phase, Routing
+from proxy.routing.member import MemberSettings, Membership
+
+
+class SlowDrain:
+    """A drain that ends when it is told to, the first time."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = asyncio.Event(), asyncio.Event()
+        self.times = 0
+
+    async def __call__(self) -> None:
+        self.times += 1
+        if self.times == 1:
+            self.begun.set()
+            await self.may_end.wait()
+
+
+async def member_of(ledger: MemoryLedger, drain: SlowDrain) -> Membership:
+    await ledger.open()
+    settings = MemberSettings(lease_s=3600, hold_max_s=5, address="", ledger_down="refuse")
+    return Membership(ledger, SystemClock(), settings, drain=drain)
+
+
+async def next_epoch(ledger: MemoryLedger) -> int:
+    before = await ledger.routing()
+    target = Routing(epoch=before.epoch, phase=Phase.DUAL_WRITE, primary="old")
+    event = EventDraft(kind="phase", actor="t")
+    return (await ledger.change_routing(before.epoch, target, event)).epoch
+
+
+async def acknowledged(ledger: MemoryLedger, epoch: int) -> None:
+    async with asyncio.timeout(10):
+        while (await ledger.replicas())[0].acked_epoch < epoch:
+            await asyncio.sleep(0)
+
+
+async def test_an_acknowledgement_that_comes_late_takes_no_later_one_back() -> None:
+    ledger, drain = MemoryLedger(SystemClock()), SlowDrain()
+    member = await member_of(ledger, drain)
+    starting = asyncio.create_task(member.start())
+    async with asyncio.timeout(10):
+        await drain.begun.wait()
+    epoch = await next_epoch(ledger)
+    await member.refresh()
+    await acknowledged(ledger, epoch)
+    drain.may_end.set()
+    await starting
+    assert (await ledger.replicas())[0].acked_epoch == epoch
+
+
+async def test_an_epoch_that_a_write_has_found_is_acknowledged_at_once() -> None:
+    """The task that follows the routing sees no change any more, and no write is under way."""
+    ledger, drain = MemoryLedger(SystemClock()), SlowDrain()
+    drain.may_end.set()
+    member = await member_of(ledger, drain)
+    await member.start()
+    epoch = await next_epoch(ledger)
+    assert (await member.refresh()).epoch == epoch
+    await acknowledged(ledger, epoch)
+    assert (await ledger.replicas())[0].acked_epoch == epoch
