@@ -216,6 +216,40 @@ async def test_a_failed_commit_fails_its_own_writes_and_no_others(
     assert await apply(store, item("x"), gone("items", "old")) == [Applied.DONE, Applied.DONE]
 
 
+@pytest.mark.parametrize("fails", ["merge", "delete"])
+async def test_what_rests_on_a_commit_that_failed_is_not_told(
+    store: LanceStore, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A write that was judged by what others of its group were to do has no outcome either."""
+    await apply(store, shelf("full"), item("old", shelf="full"), shelf("bare"))
+
+    async def broken(collection: str, what: object) -> None:
+        raise OSError("lance error: the disk is on fire")
+
+    gate, first = await behind_a_gate(store, "merge")
+    calls = {
+        "merge": [[item("x", shelf="bare")], [gone("shelves", "bare")]],
+        "delete": [
+            [gone("items", "old"), gone("shelves", "full")],
+            [item("x", shelf="full")],
+            [item("y"), item("z", shelf="full")],
+        ],
+    }[fails]
+    tasks = [asyncio.create_task(store.apply(c, atomic=False, deadline_s=20)) for c in calls]
+    await until(lambda: store.stats()["queued_rows"] == sum(map(len, calls)))
+    gate.opened.set()
+    await first
+    monkeypatch.setattr(store.writers["items"], fails, broken)
+    doubtful, undone, *partly = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(doubtful, Ambiguous)
+    # Nobody deleted the shelf, or put anything on it: "no such shelf" would be no answer.
+    assert isinstance(undone, Unavailable)
+    assert all(isinstance(answer, Ambiguous) for answer in partly)
+    monkeypatch.undo()
+    assert await get(store, "y") is not None or fails == "merge"
+    assert await apply(store, gone("items", "old"), gone("shelves", "bare")) == [Applied.DONE] * 2
+
+
 async def test_a_child_and_the_delete_of_its_parent_never_both_succeed(store: LanceStore) -> None:
     for round_ in range(12):
         name = f"s{round_}"

@@ -18,7 +18,7 @@ from typing import Any, Final
 from proxy.clock import Clock
 from proxy.config.settings import LanceSettings
 from proxy.errors import Ambiguous, Corrupt, CrossfadeError, Unavailable
-from proxy.model import Key, Write, WriteResult
+from proxy.model import Applied, Key, Write, WriteResult
 from proxy.stores.lancedb import commits
 from proxy.stores.lancedb.disk import Disk
 from proxy.stores.lancedb.errors import is_failure, is_foreign, translate
@@ -38,6 +38,7 @@ from proxy.stores.lancedb.upkeep import IDLE_S, Upkeep
 
 _CLOSE_DEADLINE_S: Final = 60.0
 _RETRY_S: Final = 1.0
+_OF_OTHERS: Final = (Applied.PARENT_MISSING, Applied.HAS_CHILDREN)
 
 _log = logging.getLogger(__name__)
 
@@ -358,7 +359,10 @@ class Writer:
     def _answer(self, job: Job, results: list[WriteResult], progress: _Progress) -> None:
         error = progress.error
         touched = {(write.collection, write.key) for write in job.writes}
-        if error is None or (touched.isdisjoint(progress.doubtful | progress.undone)):
+        failed = not touched.isdisjoint(progress.doubtful | progress.undone)
+        # What was said of a parent, or of children, may rest on what others of the group did.
+        rests = any(result.applied in _OF_OTHERS for result in results)
+        if error is None or not (failed or rests):
             job.succeed(results)
         elif touched.isdisjoint(progress.doubtful) and touched.isdisjoint(progress.done):
             job.fail(Unavailable(f"Not applied: {error}", where=self._store))
