@@ -25,11 +25,18 @@ def unpacked(kind: FieldType, item: Any) -> Value:
     if kind is FieldType.TIMESTAMP:
         return _moment(item)
     if kind is FieldType.FLOAT:
-        return float(item) if isinstance(item, int | float) else None
+        return _float(item) if isinstance(item, int | float) else None
     expected = EXPECTED.get(kind)
     if expected is None or not isinstance(item, expected):
         return None
     return item  # type: ignore[return-value]  # a str, an int or a list
+
+
+def _float(item: float) -> float | None:
+    try:
+        return float(item)
+    except OverflowError:
+        return None  # an integer of more than 308 digits
 
 
 def _moment(item: Any) -> dt.datetime | None:
