@@ -262,7 +262,6 @@ class ShadowReader:
                 if item is None:
                     return
                 self._queued_records -= item.records
-                await self._leave_room()
                 await self._compare(item)
             finally:
                 self._queue.task_done()
@@ -276,6 +275,7 @@ class ShadowReader:
 
     async def _compare(self, item: _Sampled) -> None:
         try:
+            await self._leave_room()
             await self._compare_one(item)
         except asyncio.CancelledError:
             self._dropped(item)

@@ -233,6 +233,19 @@ async def test_close_lets_a_running_query_end_and_stores_it() -> None:
     assert stats.dropped == {}
 
 
+async def test_a_reading_that_waits_for_a_swap_to_end_is_dropped_and_counted_at_close() -> None:
+    async with running() as rig:
+        one = await reading(rig)
+        rig.reader.observe(one)
+        rig.routing = replace(ROUTING, hold=True)
+        while rig.reader.gauges()["queued"]:
+            await asyncio.sleep(0)
+        await rig.reader.close(deadline_s=0.05)
+        assert rig.reader.gauges()["dropped"] == 1
+        stats = merge_json(rig.bench.ledger.stored.values())
+    assert stats.dropped == {"closed": 1}
+
+
 async def test_close_is_safe_twice_and_without_start() -> None:
     rig = Rig(Bench(), SETTINGS)
     before = asyncio.all_tasks()
