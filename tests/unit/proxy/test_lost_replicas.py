@@ -7,7 +7,7 @@ from proxy.control.evidence import behind
 from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import Phase
 from tests.rig import replica
-from tests.unit.proxy.test_switch import change, control
+from tests.unit.proxy.control import change, control
 
 
 async def test_force_gives_up_replicas_that_were_killed_and_asks_for_a_full_verify() -> None:
