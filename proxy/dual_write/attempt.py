@@ -10,6 +10,7 @@ from proxy.dataplane import BatchItem, WriteAck
 from proxy.dual_write.making import SideVector
 from proxy.dual_write.outcome import StoreAnswer, dirty_reason, refusal
 from proxy.dual_write.resolve import request_digest
+from proxy.errors import Rejected, Unavailable
 from proxy.ledger.types import Intent, IntentDraft, Settlement
 from proxy.model import (
     Applied,
@@ -180,12 +181,15 @@ def settlement(item: Item, *, dual: bool) -> Settlement:
 
 
 def _certainly_undone(item: Item, write: Write) -> bool:
-    """True if the primary did not do it, and no earlier try can have done it either."""
-    if item.intent is None or item.intent.resumed or item.primary.uncertain:
+    """True if the primary did not do it, and no earlier try can have done it either.
+
+    What is Corrupt may have been found out after the write was applied.
+    """
+    if item.intent is None or item.intent.resumed:
         return False
     result = item.primary.result
     refused = result is not None and refusal(write, result) is not None
-    return refused or item.primary.error is not None
+    return refused or isinstance(item.primary.error, Unavailable | Rejected)
 
 
 def _dirty_reason(item: Item, write: Write, *, dual: bool) -> str:

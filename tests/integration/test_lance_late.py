@@ -10,17 +10,25 @@ import pytest
 
 from proxy.clock import SystemClock
 from proxy.config.settings import ReconcileSettings, WriteSettings
-from proxy.errors import Ambiguous, Unavailable
+from proxy.errors import Ambiguous, Corrupt, Rejected, Unavailable
+from proxy.layouts import Column, Layout, StoreSchema
 from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import JobKind, JobState, Phase
+from proxy.model import CollectionSpec, FieldSpec, FieldType, Write, WriteOp, WriteResult
 from proxy.query import KeyRange
 from proxy.stores.lancedb import LanceStore
+from proxy.stores.lancedb.store import of_several
 from proxy.stores.memory import MemoryStore
 from reconcile.jobs import Reconciler, Tools
 from tests.lance import Gate, item, lance, schema
 from tests.rig import Faulty, context, replica
 
 ALL = KeyRange()
+DOWN = Unavailable("not begun", where="new")
+REFUSED = Rejected("not one of these")
+BEGUN = Ambiguous("begun", where="new")
+BROKEN = Corrupt("a key twice")
+DONE: list[WriteResult] = []
 
 
 @pytest.fixture
@@ -29,6 +37,59 @@ async def store(tmp_path: Path) -> AsyncIterator[LanceStore]:
     await made.open()
     yield made
     await made.close()
+
+
+def two_families() -> StoreSchema:
+    """Return the schema with a collection that nothing binds to the others."""
+    made = schema()
+    notes = CollectionSpec(
+        name="notes", key=("note",), fields=(FieldSpec(name="note", type=FieldType.TEXT),)
+    )
+    layout = Layout(collection="notes", table="note", columns=(Column(name="note", field="note"),))
+    return StoreSchema(
+        collections={**made.collections, "notes": notes},
+        layouts={**made.layouts, "notes": layout},
+    )
+
+
+@pytest.mark.parametrize("first", ["notes", "items"])
+async def test_a_batch_that_one_of_two_writers_has_begun_is_not_told_as_undone(
+    tmp_path: Path, first: str
+) -> None:
+    store = lance(tmp_path, data=two_families())
+    await store.open()
+    note, other = (Write(op=WriteOp.UPSERT, collection="notes", key=(name,)) for name in ("a", "b"))
+    notes, items = Gate(store, "merge", "notes"), Gate(store, "merge", "items")
+    before = asyncio.create_task(store.apply([other], atomic=False, deadline_s=20))
+    await asyncio.wait_for(notes.reached.wait(), 20)
+    batch = [note, item("k")] if first == "notes" else [item("k"), note]
+    with pytest.raises(Ambiguous):
+        await store.apply(batch, atomic=False, deadline_s=0.5)
+    assert items.reached.is_set()
+    notes.opened.set()
+    items.opened.set()
+    await before
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([DOWN, DOWN], Unavailable),
+        ([DOWN, REFUSED], Unavailable),
+        ([REFUSED, DOWN], Rejected),
+        ([DONE, DOWN], Ambiguous),
+        ([REFUSED, DONE], Ambiguous),
+        ([DOWN, BEGUN], Ambiguous),
+        ([DOWN, BROKEN], Corrupt),
+        ([BROKEN, BEGUN], Ambiguous),
+        ([DOWN, asyncio.CancelledError()], asyncio.CancelledError),
+    ],
+)
+def test_what_several_writers_say_together_is_what_is_certain_of_all(
+    answers: list[list[WriteResult] | BaseException], told: type[BaseException]
+) -> None:
+    assert type(of_several("new", answers)) is told
 
 
 async def ask_all(store: LanceStore, deadline_s: float) -> list[BaseException | None]:

@@ -47,14 +47,23 @@ _LANDED_S_MAX: Final = 10.0
 """So long a read of the reconciler waits for a write that was given up; then it is tried again."""
 
 
-def _of_several(
-    store: str, error: BaseException, answers: Sequence[list[WriteResult] | BaseException]
-) -> BaseException:
-    """Return what to raise when one writer of several failed."""
-    applied = any(not isinstance(answer, BaseException) for answer in answers)
-    if applied and isinstance(error, Unavailable):
-        return Ambiguous(f"A part of the batch was applied: {error}", where=store)
-    return error
+def of_several(
+    store: str, answers: Sequence[list[WriteResult] | BaseException]
+) -> BaseException | None:
+    """Return what to raise if a writer of several failed: what is certain of all their writes.
+
+    That nothing was applied is said only if no writer applied or began anything.
+    """
+    failed = [answer for answer in answers if isinstance(answer, BaseException)]
+    for error in failed:
+        if not isinstance(error, Unavailable | Rejected | Corrupt):
+            return error  # it may still land
+    for error in failed:
+        if isinstance(error, Corrupt):
+            return error
+    if failed and len(failed) < len(answers):
+        return Ambiguous(f"A part of the batch was applied: {failed[0]}", where=store)
+    return failed[0] if failed else None
 
 
 class LanceStore:
@@ -173,9 +182,11 @@ class LanceStore:
             return await asked[0]
         found: dict[int, WriteResult] = {}
         answers = await asyncio.gather(*asked, return_exceptions=True)
+        error = of_several(self.name, answers)
+        if error is not None:
+            raise error
         for places, answer in zip(parts.values(), answers, strict=True):
-            if isinstance(answer, BaseException):
-                raise _of_several(self.name, answer, answers)
+            assert not isinstance(answer, BaseException)  # noqa: S101  # it was raised just above
             found.update(zip(places, answer, strict=True))
         return [found[at] for at in range(len(writes))]
 

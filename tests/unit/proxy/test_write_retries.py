@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.config.settings import WriteSettings
-from proxy.errors import Ambiguous, CrossfadeError, Reason, Rejected, Unavailable
+from proxy.errors import Ambiguous, Corrupt, CrossfadeError, Reason, Rejected, Unavailable
 from proxy.ledger.types import Phase
 from proxy.model import Key, Write, WriteOp
 from proxy.query import ListQuery
@@ -167,6 +167,18 @@ async def test_a_retry_that_failed_does_not_forget_that_the_first_try_may_have_w
         with pytest.raises(type(failure)):
             await rig.plane.write(insert_of("x"), context("k"))
         await rig.settled()
+    inner.fail_apply = None
+    assert (await rig.plane.write(insert_of("x"), context("k"))).key == KEY
+
+
+async def test_a_retry_after_a_commit_that_counted_wrong_finds_its_own_record(rig: Rig) -> None:
+    """A store finds out what it calls Corrupt after it has committed, too."""
+    inner = rig.stores["old"]
+    await inner.apply([insert_of("x")], atomic=True, deadline_s=5)
+    inner.fail_apply = Corrupt("a merge of 1 record updated 2")
+    with pytest.raises(Corrupt):
+        await rig.plane.write(insert_of("x"), context("k"))
+    assert await rig.dirty() == {KEY}
     inner.fail_apply = None
     assert (await rig.plane.write(insert_of("x"), context("k"))).key == KEY
 
