@@ -1,4 +1,4 @@
-"""Numbers for new records, taken in blocks from the sequences of the primary."""
+"""Numbers for new records, taken in blocks from the sequences of the store that answers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _BLOCK = 32
 
 
 class Numbers:
-    """Hands out sequence numbers. A block is thrown away when the epoch changes: after a swap the
-    other store's sequence counts on, and gaps are allowed.
+    """Hands out sequence numbers, each store's own: a record that one store alone can hold takes
+    its number there. A block is thrown away when the epoch changes: after a swap the other store's
+    sequence counts on, and gaps are allowed.
 
     Args:
         deadline_s: how long a store may take to allocate a block.
@@ -22,7 +23,7 @@ class Numbers:
 
     def __init__(self, *, deadline_s: float) -> None:
         self._deadline_s = deadline_s
-        self._blocks: dict[tuple[str, str], deque[int]] = {}
+        self._blocks: dict[tuple[str, str, str], deque[int]] = {}
         self._epoch = 0
         self._lock = asyncio.Lock()
 
@@ -36,7 +37,7 @@ class Numbers:
             if routing.epoch != self._epoch:
                 self._blocks.clear()
                 self._epoch = routing.epoch
-            block = self._blocks.setdefault((collection, field), deque())
+            block = self._blocks.setdefault((side.store.name, collection, field), deque())
             if not block:
                 block.extend(await self._allocate(side, collection, field))
             return block.popleft()

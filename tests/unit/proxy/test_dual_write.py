@@ -332,6 +332,25 @@ async def test_by_configuration_such_records_live_on_the_new_store_alone() -> No
         assert await rig.dirty() == set()
 
 
+async def test_each_store_numbers_the_records_that_it_answers_for() -> None:
+    async with replica(writes=WriteSettings(one_sided_records="new_alone")) as rig:
+        await rig.go(Phase.DUAL_WRITE)
+        await with_source(rig)
+        # The old store has been in use for years.
+        await rig.stores["old"].next_ids("documents", "original_id", 1000)
+        flask = Write(op=WriteOp.UPSERT, collection="sources", key=("python", "flask"), fields={})
+        await rig.plane.write(flask, context())
+        for key in (("python", "flask", "a"), KEY, ("python", "flask", "b"), OTHER):
+            await rig.plane.write(upsert(key), context())
+        for side, keys in (("old", (KEY, OTHER)), ("new", (("python", "flask", "a"),))):
+            for key in keys:
+                record = await rig.stored(side, key)
+                assert record is not None
+                number = record.fields["original_id"]
+                assert isinstance(number, int)
+                assert (number > 1000) == (side == "old")
+
+
 async def test_a_field_the_primary_cannot_hold_is_refused_by_name(rig: Rig) -> None:
     with pytest.raises(Rejected, match="metadata"):
         await rig.plane.write(upsert(KEY, metadata={"a": 1}), context())
