@@ -96,13 +96,7 @@ class Deletes:
                 if last:
                     await self._delete_all(last, context)
                 last = writes
-            # The last children go with the parent, in one transaction where the store has them.
-            items = await self._writer.submit(
-                [*last, parent],
-                atomic=True,
-                context=context,
-                idempotency_keys=[*[""] * len(last), idem],
-            )
+            items = await self._delete_last(last, parent, idem, context)
             refused = [item.error for item in items if item.error is not None]
             if not refused:
                 return _ack(items[-1])
@@ -134,6 +128,29 @@ class Deletes:
                     async for writes in self._descendants(spec.name, child, context):
                         yield writes
                 yield [_delete(spec.name, child) for child in keys]
+
+    async def _delete_last(
+        self, children: list[Write], parent: Write, idem: str, context: RequestContext
+    ) -> list[BatchItem]:
+        """Delete the last children and the parent, in one transaction where the store has them.
+
+        Where it has none, the children go first: whatever comes between leaves no orphan.
+        """
+        try:
+            return await self._writer.submit(
+                [*children, parent],
+                atomic=True,
+                context=context,
+                idempotency_keys=[*[""] * len(children), idem],
+            )
+        except Rejected as error:
+            # The writer alone knows which store it would have been: the roles may have swapped.
+            if not children or error.reason is not Reason.UNIMPLEMENTED:
+                raise
+        await self._delete_all(children, context)
+        return await self._writer.submit(
+            [parent], atomic=True, context=context, idempotency_keys=[idem]
+        )
 
     async def _delete_all(self, writes: list[Write], context: RequestContext) -> None:
         items = await self._writer.submit(writes, atomic=False, context=_anonymous(context))

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from proxy.clock import SystemClock
 from proxy.config.settings import LanceSettings
 from proxy.errors import Ambiguous, Corrupt, Unavailable
+from proxy.ledger.types import Phase
 from proxy.model import Applied, Key, Record, Write, WriteOp, WriteResult
 from proxy.query import ListQuery
 from proxy.stores.lancedb import LanceStore
 from proxy.stores.lancedb.group import Changes
-from tests.lance import Gate, gone, item, lance, shelf
+from proxy.stores.memory import MemoryStore
+from tests.lance import Gate, gone, item, lance, schema, shelf
+from tests.rig import Faulty, context, replica
 
 
 @pytest.fixture
@@ -290,6 +294,19 @@ async def test_parents_and_children_of_one_group_are_judged_in_order(store: Lanc
         Applied.DONE,
         Applied.HAS_CHILDREN,
     ]
+
+
+async def test_as_primary_it_deletes_a_parent_after_its_children(store: LanceStore) -> None:
+    other = MemoryStore("old", schema(), SystemClock())
+    async with replica(None, {"old": Faulty(other), "new": Faulty(store)}) as rig:
+        await rig.go(Phase.NEW_PRIMARY, primary="new")
+        for write in (shelf("s"), item("a", shelf="s"), item("b", shelf="s")):
+            await rig.plane.write(write, context())
+        assert (await rig.plane.write(gone("shelves", "s"), context("k"))).existed
+        for side in ("old", "new"):
+            assert await rig.stored(side, ("s",), "shelves") is None
+            assert await rig.stored(side, ("a",), "items") is None
+        assert await rig.dirty("items") == set()
 
 
 async def test_a_key_that_is_there_twice_is_found_out_by_the_counters(store: LanceStore) -> None:
