@@ -117,8 +117,9 @@ class MemoryIntents:
             mine = state.intents.get(item.intent.seq)
             if mine is not None and mine.settled_xid is None:
                 mine.settled_xid = xid
-                if item.forget:
-                    state.answers.pop(item.intent.idempotency_key, None)
+                known = state.answers.get(item.intent.idempotency_key)
+                if item.forget and known is not None and known.answer is None:
+                    del state.answers[item.intent.idempotency_key]
             if item.answer and item.intent.idempotency_key in state.answers:
                 state.answers[item.intent.idempotency_key].answer = dict(item.answer)
 

@@ -89,7 +89,8 @@ class Intent:
 class Settlement:
     """The end of an intent: clean only if both stores did the same.
 
-    `forget`: nothing was applied, so that the next try with its idempotency key is a first one.
+    `forget`: nothing was applied, so that the next try with its idempotency key is a first one;
+    of no effect once the intent was taken over, or another try's answer is on record.
     """
 
     intent: Intent

@@ -197,6 +197,35 @@ async def test_an_idempotency_key_is_not_forgotten_once_its_intent_was_taken_ove
     assert await ledger.recall("k1") == KEY
 
 
+async def test_a_try_that_did_nothing_and_ends_late_spares_the_answer_of_the_next(
+    ledger: Ledger,
+) -> None:
+    (first,) = await append(ledger, "r1", KEY, idem="k1")
+    await ledger.release_replica("r1")
+    await ledger.sweep()
+    (second,) = await append(ledger, "r2", KEY, idem="k1")
+    assert second.resumed
+    await ledger.settle([Settlement(intent=second, clean=True, answer={"existed": True})])
+    # r1 was not dead, only cut off: now it tells that its write was refused.
+    await ledger.settle([Settlement(intent=first, clean=True, forget=True)])
+    assert await ledger.answered("k1", "d") == {"existed": True}
+
+
+@pytest.mark.parametrize("repeated", ["before", "after"])
+async def test_a_settle_that_is_repeated_forgets_nothing_of_the_next_try(
+    ledger: Ledger, repeated: str
+) -> None:
+    (first,) = await append(ledger, "r1", KEY, idem="k1")
+    nothing = Settlement(intent=first, clean=True, forget=True)
+    await ledger.settle([nothing])  # and its answer is lost
+    assert await ledger.recall("k1") is None
+    (second,) = await append(ledger, "r1", KEY, idem="k1")
+    assert not second.resumed
+    done = Settlement(intent=second, clean=True, answer={"existed": True})
+    await ledger.settle([nothing, done] if repeated == "before" else [done, nothing])
+    assert await ledger.answered("k1", "d") == {"existed": True}
+
+
 async def test_an_idempotency_key_is_busy_for_a_second_draft_of_one_append(
     ledger: Ledger,
 ) -> None:

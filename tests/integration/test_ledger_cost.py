@@ -46,9 +46,10 @@ async def _write_many(ledger: PostgresLedger) -> None:
         )
         intents = await ledger.append([draft], epoch=routing.epoch, replica_id="replica")
         assert await ledger.fenced("documents", [key]) == {key}
-        await ledger.settle(
-            [Settlement(intent=item, clean=True, answer={"key": list(key)}) for item in intents]
-        )
+        (intent,) = intents
+        refused = Settlement(intent=intent, clean=True, forget=True)
+        done = Settlement(intent=intent, clean=True, answer={"key": list(key)})
+        await ledger.settle([refused if number % 4 == 0 else done])
 
 
 def _rows_looked_at(dsn: str) -> dict[str, int]:

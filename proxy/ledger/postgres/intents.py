@@ -16,7 +16,7 @@ _APPEND = (
 )
 _SETTLE = (
     "SELECT crossfade.settle_intents(%s, %s::bigint[], %s::text[], %s::text[], %s::text[],"
-    " %s::text[], %s::boolean[], %s::text[], %s::text[], %s::text[])"
+    " %s::text[], %s::boolean[], %s::text[], %s::bigint[], %s::text[], %s::text[])"
 )
 _FENCED = (
     "SELECT key FROM crossfade.dirty WHERE migration = %s AND collection = %s AND key = ANY (%s)"
@@ -127,11 +127,11 @@ class IntentTable:
         if not settlements:
             return
         intents = [item.intent for item in settlements]
-        answered = [
-            item
-            for item in settlements
-            if item.intent.idempotency_key and (item.answer or item.forget)
-        ]
+        named = [item for item in settlements if item.intent.idempotency_key]
+        undone = [item.intent.seq for item in named if item.forget]
+        answers = {
+            item.intent.idempotency_key: json.dumps(item.answer) for item in named if item.answer
+        }
         await self._db.fetch(
             _SETTLE,
             (
@@ -143,8 +143,9 @@ class IntentTable:
                 [intent.replica_id for intent in intents],
                 [item.clean for item in settlements],
                 [item.reason for item in settlements],
-                [item.intent.idempotency_key for item in answered] or None,
-                [json.dumps(item.answer) if item.answer else None for item in answered] or None,
+                undone or None,
+                list(answers) or None,
+                list(answers.values()) or None,
             ),
         )
 

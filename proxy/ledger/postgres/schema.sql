@@ -264,11 +264,11 @@ $$;
 
 -- Close intents. A key is dirty if its end was not clean, if another replica's intent overlapped
 -- (it was not settled, visibly, when mine was appended), or if mine was taken over meanwhile.
--- An answer that is null forgets its idempotency key: nothing was applied.
+-- The intents in `undone` applied nothing: their idempotency keys are forgotten.
 CREATE FUNCTION crossfade.settle_intents(
     migration_number integer, seqs bigint[], collections text[], keys text[],
     snapshots text[], replicas text[], cleans boolean[], reasons text[],
-    answer_idems text[], answers text[]
+    undone bigint[], answer_idems text[], answers text[]
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -293,15 +293,14 @@ BEGIN
     ORDER BY t.collection, t.key
     ON CONFLICT (migration, collection, key)
         DO UPDATE SET xid = pg_current_xact_id(), reason = excluded.reason;
-    IF array_position(answers, NULL) IS NOT NULL THEN
-        -- Not if the intent was taken over: another try may be on its way by now.
+    IF undone IS NOT NULL THEN
+        -- Not if the intent was taken over, or settled by this very call before its answer was
+        -- lost: another try may be on its way by now, or be answered.
         DELETE FROM crossfade.idempotency d
-        USING unnest(answer_idems, answers) AS t (idem, answer)
-        WHERE d.migration = migration_number AND d.idem = t.idem AND t.answer IS NULL
-          AND d.answer IS NULL
-          AND EXISTS (SELECT 1 FROM crossfade.intents i
-                      WHERE i.seq = ANY (seqs) AND i.idem = t.idem
-                        AND coalesce(i.settled_xid, '0'::xid8) = '0'::xid8);
+        WHERE d.migration = migration_number AND d.answer IS NULL AND d.idem = ANY (ARRAY(
+            SELECT i.idem FROM crossfade.intents i
+            WHERE i.seq = ANY (undone) AND coalesce(i.settled_xid, '0'::xid8) = '0'::xid8
+        ));
     END IF;
     -- Written so that the index of open intents cannot serve: by the primary key it is one look-up
     -- an intent, there it would be one for every intent since the last vacuum.
