@@ -130,6 +130,21 @@ async def test_a_change_wakes_who_waits(ledger: Ledger) -> None:
     assert time.monotonic() - started < 20, "who asks after the change does not wait either"
 
 
+async def test_a_change_wakes_everybody_who_waits(ledger: Ledger) -> None:
+    epoch = (await ledger.routing()).epoch
+    started = time.monotonic()
+    waiting = [asyncio.create_task(ledger.wait_change(epoch, timeout_s=30)) for _ in range(3)]
+    await asyncio.wait(waiting, timeout=0.05)
+    waiting.pop(0).cancel()  # nor does one that gives up take the news along
+    await ledger.change_routing(
+        epoch,
+        Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
+        EventDraft(kind="phase", actor="me"),
+    )
+    await asyncio.wait_for(asyncio.gather(*waiting), timeout=10)
+    assert time.monotonic() - started < 20, "each hears of it, not the first alone"
+
+
 async def test_flags_and_events_are_kept(ledger: Ledger) -> None:
     await ledger.set_flag("full_verify_needed", True, actor="me", reason="test")
     await ledger.set_flag("last_verify", {"clean": True}, actor="me", reason="")

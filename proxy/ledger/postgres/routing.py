@@ -10,6 +10,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from proxy.errors import LeaseLost, Reason, Rejected, StaleEpoch
+from proxy.ledger.postgres.changes import Changes
 from proxy.ledger.postgres.database import Connection, LedgerDatabase
 from proxy.ledger.types import Event, EventDraft, Phase, Replica, Routing, unverified
 from proxy.model import JsonValue
@@ -39,7 +40,7 @@ class RoutingTable:
 
     def __init__(self, database: LedgerDatabase) -> None:
         self._db = database
-        self._listener: Connection | None = None
+        self._changes = Changes(database)
 
     async def routing(self) -> Routing:
         """See `RoutingLog.routing`."""
@@ -153,30 +154,20 @@ class RoutingTable:
         ]
 
     async def wait_change(self, epoch: int, *, timeout_s: float) -> None:
-        """See `RoutingLog.wait_change`: LISTEN on a connection of its own."""
+        """See `RoutingLog.wait_change`."""
         try:
-            listener = await self._listen()
-            if (await self.routing()).epoch != epoch:
-                return
-            async for _ in listener.notifies(timeout=timeout_s, stop_after=1):
-                return
+            async with asyncio.timeout(timeout_s):
+                changed = await self._changes.next()
+                if (await self.routing()).epoch == epoch:
+                    await changed.wait()
+        except TimeoutError:
+            return
         except psycopg.Error:
-            self._listener = None
             await asyncio.sleep(min(timeout_s, 0.2))
-
-    async def _listen(self) -> Connection:
-        if self._listener is None or self._listener.closed:
-            self._listener = None
-            listener = await self._db.dedicated()
-            await listener.execute("LISTEN crossfade")
-            self._listener = listener
-        return self._listener
 
     async def close(self) -> None:
         """Close the LISTEN connection."""
-        if self._listener is not None:
-            await self._listener.close()
-            self._listener = None
+        await self._changes.close()
 
     async def set_flag(
         self,
