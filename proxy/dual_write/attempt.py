@@ -78,20 +78,15 @@ def pending(items: Sequence[Item]) -> list[Item]:
     return [item for item in items if item.write is not None and not item.replayed]
 
 
-def intent_drafts(items: Sequence[Item]) -> dict[tuple[str, Key], IntentDraft]:
-    """Return one intent a key: that of its first write."""
-    drafts: dict[tuple[str, Key], IntentDraft] = {}
-    for item in items:
-        if item.write is not None:
-            draft = IntentDraft(
-                collection=item.write.collection,
-                key=item.write.key,
-                op=item.write.op.value,
-                idempotency_key=item.idempotency_key,
-                request_digest=request_digest(item.asked) if item.idempotency_key else "",
-            )
-            drafts.setdefault((draft.collection, draft.key), draft)
-    return drafts
+def intent_draft(item: Item, write: Write) -> IntentDraft:
+    """Return the intent of one write; a key that comes twice in a batch has one for each."""
+    return IntentDraft(
+        collection=write.collection,
+        key=write.key,
+        op=write.op.value,
+        idempotency_key=item.idempotency_key,
+        request_digest=request_digest(item.asked) if item.idempotency_key else "",
+    )
 
 
 def secondary_write(item: Item, spec: CollectionSpec) -> Write | None:

@@ -14,7 +14,7 @@ from proxy.dual_write.attempt import (
     Item,
     answer,
     follow_accepted,
-    intent_drafts,
+    intent_draft,
     pending,
     replay,
     secondary_write,
@@ -377,15 +377,14 @@ class DualWriter:
             )
 
     async def _append(self, items: list[Item], ticket: Ticket) -> None:
-        """Step 3: one intent a key, durable when this returns."""
-        drafts = intent_drafts(items)
+        """Step 3: one intent a write, durable when this returns."""
+        drafts = [intent_draft(item, item.write) for item in items if item.write is not None]
         intents = await self._parts.append.append(
-            list(drafts.values()), epoch=ticket.routing.epoch, replica_id=ticket.replica_id
+            drafts, epoch=ticket.routing.epoch, replica_id=ticket.replica_id
         )
-        by_key = dict(zip(drafts, intents, strict=True))
-        for item in items:
-            if item.write is not None:
-                item.intent = by_key[item.write.collection, item.write.key]
+        due = [item for item in items if item.write is not None]
+        for item, intent in zip(due, intents, strict=True):
+            item.intent = intent
 
     async def _write_stores(
         self, items: list[Item], submission: Submission, ticket: Ticket, *, dual: bool

@@ -66,6 +66,18 @@ async def test_a_lazy_settle_of_the_same_replica_is_no_overlap(ledger: Ledger) -
     assert await dirty(ledger) == set()
 
 
+async def test_a_key_written_twice_by_one_append_is_fenced_until_both_are_settled(
+    ledger: Ledger,
+) -> None:
+    first, second = await append(ledger, "r1", KEY, KEY)
+    assert first.seq != second.seq
+    await settle(ledger, first)
+    assert await ledger.fenced("documents", [KEY]) == {KEY}
+    await ledger.release_replica("r1")
+    assert await ledger.sweep() == 1
+    assert await dirty(ledger) == {KEY}
+
+
 async def test_step_2_and_5_of_the_copy_rule(ledger: Ledger) -> None:
     (before,) = await append(ledger, "r1", KEY)
     copy = await ledger.begin_copy("documents")
@@ -235,6 +247,27 @@ async def test_an_idempotency_key_is_busy_for_a_second_draft_of_one_append(
     assert await ledger.recall("k1") is None
     (first,) = await append(ledger, "r1", KEY, idem="k1")
     assert not first.resumed
+
+
+async def test_two_writes_of_one_key_are_answered_each_under_its_idempotency_key(
+    ledger: Ledger,
+) -> None:
+    epoch = (await ledger.routing()).epoch
+    drafts = [
+        IntentDraft(
+            collection="documents", key=KEY, op="insert", idempotency_key=idem, request_digest=idem
+        )
+        for idem in ("k1", "k2")
+    ]
+    first, second = await ledger.append(drafts, epoch=epoch, replica_id="r1")
+    assert (first.idempotency_key, second.idempotency_key) == ("k1", "k2")
+    done = Settlement(intent=first, clean=True, answer={"existed": False})
+    await ledger.settle([done, Settlement(intent=second, clean=True, forget=True)])
+    again, anew = await ledger.append(drafts, epoch=epoch, replica_id="r1")
+    assert again.earlier == {"existed": False}
+    assert anew.earlier is None
+    assert anew.seq > 0
+    assert not anew.resumed
 
 
 async def test_an_idempotency_key_never_resumes_under_another_key(ledger: Ledger) -> None:

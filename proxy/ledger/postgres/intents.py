@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from proxy.errors import LeaseLost, Reason, Rejected, StaleEpoch, Unavailable
 from proxy.ledger.postgres.database import LedgerDatabase
@@ -11,7 +12,7 @@ from proxy.ledger.types import Intent, IntentDraft, Settlement
 from proxy.model import JsonValue, Key, decode_key, encode_key
 
 _APPEND = (
-    "SELECT status, seq, collection, key, snapshot, answer FROM crossfade.append_intents("
+    "SELECT status, seq, collection, key, idem, snapshot, answer FROM crossfade.append_intents("
     "%s, %s, %s, %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])"
 )
 _SETTLE = (
@@ -83,11 +84,15 @@ class IntentTable:
             ),
         )
         if rows and rows[0][0] not in ("ok", "resumed"):
-            _refuse(rows[0][0], rows[0][3], epoch)
-        by_key = {(row[2], row[3]): row for row in rows}
+            _refuse(rows[0][0], rows[0][4], epoch)
+        # A key may come twice: rows of one key and one idempotency key are all alike.
+        found: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
+        for row in rows:
+            found.setdefault(row[2:5], []).append(row)
         intents = []
         for draft, key in zip(drafts, keys, strict=True):
-            status, seq, _, _, snapshot, answer = by_key[draft.collection, key]
+            same = found[draft.collection, key, draft.idempotency_key]
+            status, seq, _, _, _, snapshot, answer = same.pop(0)
             intents.append(
                 Intent(
                     seq=seq,

@@ -172,12 +172,14 @@ CREATE FUNCTION crossfade.enter_alone(migration_number integer) RETURNS void
 LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock(1668441716, migration_number) $$;
 
 -- Append intents, all or none. `status` is "ok", "stale", "lease", or "busy" / "reused" with the
--- idempotency key in `key`; then nothing was appended. "resumed": appended, and the idempotency key
--- was seen before, with no answer on record.
+-- idempotency key in `idem`; then nothing was appended. "resumed": appended, and the idempotency
+-- key was seen before, with no answer on record.
 CREATE FUNCTION crossfade.append_intents(
     migration_number integer, at_epoch bigint, by_replica text,
     collections text[], keys text[], ops text[], idems text[], digests text[]
-) RETURNS TABLE (status text, seq bigint, collection text, key text, snapshot text, answer jsonb)
+) RETURNS TABLE (
+    status text, seq bigint, collection text, key text, idem text, snapshot text, answer jsonb
+)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -188,13 +190,13 @@ BEGIN
     PERFORM 1 FROM crossfade.migrations m
         WHERE m.number = migration_number AND m.epoch = at_epoch AND NOT m.hold;
     IF NOT FOUND THEN
-        RETURN QUERY SELECT 'stale', 0::bigint, '', '', '', NULL::jsonb;
+        RETURN QUERY SELECT 'stale', 0::bigint, '', '', '', '', NULL::jsonb;
         RETURN;
     END IF;
     PERFORM 1 FROM crossfade.replicas r
         WHERE r.replica_id = by_replica AND NOT r.swept AND r.lease_until > clock_timestamp();
     IF NOT FOUND THEN
-        RETURN QUERY SELECT 'lease', 0::bigint, '', '', '', NULL::jsonb;
+        RETURN QUERY SELECT 'lease', 0::bigint, '', '', '', '', NULL::jsonb;
         RETURN;
     END IF;
     IF idems IS NOT NULL THEN
@@ -229,12 +231,12 @@ BEGIN
                 DELETE FROM crossfade.idempotency d
                 WHERE d.migration = migration_number AND d.idem = ANY (fresh);
                 RETURN QUERY SELECT CASE WHEN found_row.reused THEN 'reused' ELSE 'busy' END,
-                    0::bigint, '', found_row.idem, '', NULL::jsonb;
+                    0::bigint, '', '', found_row.idem, '', NULL::jsonb;
                 RETURN;
             END IF;
         END LOOP;
         RETURN QUERY
-            SELECT 'ok', 0::bigint, t.collection, t.key, '', d.answer
+            SELECT 'ok', 0::bigint, t.collection, t.key, t.idem, '', d.answer
             FROM unnest(idems, collections, keys) AS t (idem, collection, key)
             JOIN crossfade.idempotency d ON d.migration = migration_number AND d.idem = t.idem
             WHERE d.answer IS NOT NULL;
@@ -249,7 +251,7 @@ BEGIN
                 WHERE d.migration = migration_number AND d.idem = t.idem AND d.answer IS NOT NULL
             )
             RETURNING CASE WHEN i.idem = '' OR i.idem = ANY (fresh) THEN 'ok' ELSE 'resumed' END,
-                i.seq, i.collection, i.key, i.snapshot::text, NULL::jsonb;
+                i.seq, i.collection, i.key, i.idem, i.snapshot::text, NULL::jsonb;
     ELSE
         RETURN QUERY
             INSERT INTO crossfade.intents AS i
@@ -257,7 +259,7 @@ BEGIN
             SELECT migration_number, t.collection, t.key, t.op, by_replica, coalesce(t.idem, ''),
                    pg_current_snapshot()
             FROM unnest(collections, keys, ops, idems) AS t (collection, key, op, idem)
-            RETURNING 'ok', i.seq, i.collection, i.key, i.snapshot::text, NULL::jsonb;
+            RETURNING 'ok', i.seq, i.collection, i.key, i.idem, i.snapshot::text, NULL::jsonb;
     END IF;
 END
 $$;
