@@ -125,7 +125,10 @@ class CopyLog(Protocol):
         """Return dirty keys, oldest mark first."""
 
     async def settled_since(self, snapshot: CopySnapshot, keys: Collection[Key]) -> frozenset[Key]:
-        """Return the keys with an intent unsettled now, or not visible in the snapshot."""
+        """Return the keys with an intent unsettled now, or not visible in the snapshot.
+
+        All of them once the snapshot has expired, or was finished or abandoned: nobody knows.
+        """
 
     async def mark_dirty(self, collection: str, keys: Collection[Key], *, reason: str) -> None:
         """Mark keys dirty, durably (step 0)."""

@@ -130,15 +130,15 @@ class MemoryCopies:
 
     async def settled_since(self, snapshot: CopySnapshot, keys: Collection[Key]) -> frozenset[Key]:
         """See `CopyLog.settled_since`."""
-        seen = self._state.snapshots.get(snapshot.snapshot_id)
-        horizon = seen.xid if seen else 0
-        wanted = set(keys)
+        wanted, seen = frozenset(keys), self._state.snapshots.get(snapshot.snapshot_id)
+        if seen is None or seen.expires_s <= self._state.clock.monotonic_s():
+            return wanted
         return frozenset(
             intent.key
             for intent in self._state.intents.values()
             if intent.collection == snapshot.collection
             and intent.key in wanted
-            and (intent.settled_xid is None or intent.xid > horizon)
+            and (intent.settled_xid is None or intent.xid > seen.xid)
         )
 
     async def dirty_keys(self, collection: str, *, limit: int) -> list[DirtyKey]:

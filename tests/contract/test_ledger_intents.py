@@ -157,6 +157,15 @@ async def test_settled_since_sees_newer_and_unsettled_intents(ledger: Ledger) ->
     await ledger.abandon_copy(copy)
 
 
+async def test_a_snapshot_that_is_gone_vouches_for_no_key(ledger: Ledger) -> None:
+    copy = await ledger.begin_copy("documents", copying=False)
+    (newer,) = await append(ledger, "r1", KEY)
+    await settle(ledger, newer)
+    await ledger.abandon_copy(copy)  # as others do to those that expired some time ago
+    await ledger.prune()
+    assert await ledger.settled_since(copy, [KEY, OTHER]) == {KEY, OTHER}
+
+
 async def test_an_idempotency_key_answers_from_the_record(ledger: Ledger) -> None:
     (intent,) = await append(ledger, "r1", KEY, idem="k1")
     assert intent.earlier is None

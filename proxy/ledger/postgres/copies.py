@@ -64,10 +64,15 @@ DELETE FROM crossfade.copy_snapshots WHERE snapshot_id = %(id)s
 -- Pruning goes by those that have just expired too.
    OR expires_at < now() - interval '30 s'
 """
+# Of what came after a snapshot that is gone, or expired, some may be pruned by now.
 _NEWER = """
-SELECT DISTINCT i.key FROM crossfade.intents i, crossfade.copy_snapshots c
-WHERE c.snapshot_id = %s AND i.migration = %s AND i.collection = %s AND i.key = ANY (%s)
-  AND (i.settled_xid IS NULL OR NOT pg_visible_in_snapshot(i.xid, c.snapshot))
+SELECT t.key FROM unnest(%s::text[]) AS t (key)
+LEFT JOIN crossfade.copy_snapshots c ON c.snapshot_id = %s AND c.expires_at > clock_timestamp()
+WHERE c.snapshot_id IS NULL OR EXISTS (
+    SELECT 1 FROM crossfade.intents i
+    WHERE i.migration = %s AND i.collection = %s AND i.key = t.key
+      AND (i.settled_xid IS NULL OR NOT pg_visible_in_snapshot(i.xid, c.snapshot))
+)
 """
 
 
@@ -154,15 +159,9 @@ class CopyTable:
 
     async def settled_since(self, snapshot: CopySnapshot, keys: Collection[Key]) -> frozenset[Key]:
         """See `CopyLog.settled_since`."""
-        rows = await self._db.fetch(
-            _NEWER,
-            (
-                snapshot.snapshot_id,
-                self._db.migration_number,
-                snapshot.collection,
-                [encode_key(key) for key in keys],
-            ),
-        )
+        texts = [encode_key(key) for key in keys]
+        number, collection = self._db.migration_number, snapshot.collection
+        rows = await self._db.fetch(_NEWER, (texts, snapshot.snapshot_id, number, collection))
         return frozenset(decode_key(row[0]) for row in rows)
 
     async def dirty_keys(self, collection: str, *, limit: int) -> list[DirtyKey]:
