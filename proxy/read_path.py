@@ -37,7 +37,7 @@ from proxy.query import (
 )
 from proxy.routing.coverage import Asked, stands_in
 from proxy.routing.member import Membership
-from proxy.routing.phases import reads_both, secondary_of, shadows, writes_both
+from proxy.routing.phases import other_of, reads_both, secondary_of, shadows, writes_both
 from proxy.stores.base import Store
 from proxy.stores.sides import Sides
 
@@ -96,8 +96,6 @@ class ReadPath:
         self._parts = parts
         self._settings = settings
         self._queries = QueryEmbedder(parts.embedder)
-        self.fenced_reads = 0
-        self.fallback_reads = 0
 
     async def get(
         self, collection: str, keys: Sequence[Key], projection: Projection, context: RequestContext
@@ -185,9 +183,7 @@ class ReadPath:
         try:
             fenced = await self._parts.ledger.fenced(collection, keys)
         except Unavailable:
-            self.fenced_reads += 1
             return routing.primary, frozenset(keys), "ledger_down"
-        self.fenced_reads += len(fenced)
         if fenced and len(fenced) == len(set(keys)):
             return routing.primary, fenced, "fenced"
         return secondary, fenced, "fenced" if fenced else "routed"
@@ -210,7 +206,7 @@ class ReadPath:
         for key in dict.fromkeys(keys):
             name = routing.primary if key in fenced else chosen
             if not self._parts.sides.store(name).schema.layouts[collection].holds(spec, key):
-                name = "new" if name == "old" else "old"
+                name = other_of(name)
                 if not writes_both(routing.phase) and name != routing.primary:
                     continue
             parts.setdefault(name, []).append(key)
@@ -232,7 +228,7 @@ class ReadPath:
             _Ask(query.collection, context, asked),
         )
         records = [_project(record, query.projection) or record for record in rows]
-        self._tell(routing, served, _reading(context, query, None, records, began_s))
+        self._tell(routing, served, context, query, records, began_s=began_s)
         after: tuple[Value, ...] | None = None
         if len(rows) == query.limit:
             after = self._continuation(query, rows[-1])
@@ -290,7 +286,7 @@ class ReadPath:
             routing, chosen, ask, _Ask(query.collection, context, asked, vector)
         )
         records = [hit.record for hit in result.hits]
-        self._tell(routing, served, _reading(context, query, result, records, began_s))
+        self._tell(routing, served, context, query, records, began_s=began_s, result=result)
         return Found(result=result, served=served)
 
     def _choose(
@@ -333,7 +329,7 @@ class ReadPath:
     ) -> tuple[T, Served]:
         """Read from a store, and from the other one if it fails and the phase allows it (R3)."""
         side = self._parts.sides[name]
-        other = "new" if name == "old" else "old"
+        other = other_of(name)
         may_fall_back = (
             self._settings.fallback
             and reads_both(routing.phase)
@@ -360,7 +356,6 @@ class ReadPath:
                 return result, Served(store=name, role=_role(routing, name))
         if other != routing.primary and not await self._is_current(ask):
             raise failure
-        self.fallback_reads += 1
         result = await read(self._parts.sides.store(other))
         return result, Served(store=other, role=_role(routing, other), reason="fallback")
 
@@ -395,35 +390,31 @@ class ReadPath:
     def _deadline_s(self, context: RequestContext) -> float:
         return min(context.deadline_s, self._settings.deadline_s)
 
-    def _tell(self, routing: Routing, served: Served, reading: Reading) -> None:
-        """Tell observers; which store was control is known only now."""
+    def _tell(
+        self,
+        routing: Routing,
+        served: Served,
+        context: RequestContext,
+        query: SearchQuery | ListQuery,
+        records: Sequence[Record],
+        *,
+        began_s: float,
+        result: SearchResult | None = None,
+    ) -> None:
+        """Tell observers what was served, once it is known which store was the control."""
         if not self._parts.observers or not shadows(routing.phase) or served.reason == "fallback":
             return
-        told = replace(
-            reading,
+        reading = Reading(
+            request_id=context.request_id,
+            query=query,
             control_store=served.store,
-            candidate_store="new" if served.store == "old" else "old",
+            candidate_store=other_of(served.store),
+            search=result,
+            records=records,
+            latency_ms=(time.perf_counter() - began_s) * 1000.0,
         )
         for observer in self._parts.observers:
-            observer.observe(told)
-
-
-def _reading(
-    context: RequestContext,
-    query: SearchQuery | ListQuery,
-    result: SearchResult | None,
-    records: Sequence[Record],
-    began_s: float,
-) -> Reading:
-    return Reading(
-        request_id=context.request_id,
-        query=query,
-        control_store="",
-        candidate_store="",
-        search=result,
-        records=records,
-        latency_ms=(time.perf_counter() - began_s) * 1000.0,
-    )
+            observer.observe(reading)
 
 
 def _role(routing: Routing, name: str) -> str:

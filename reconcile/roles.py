@@ -10,10 +10,11 @@ from proxy.errors import CrossfadeError, Reason, Rejected
 from proxy.ledger.base import CopyLog
 from proxy.ledger.types import Job, Phase, Routing
 from proxy.model import JsonValue, Key
+from proxy.routing.phases import secondary_of, writes_both
 from proxy.stores.base import Store
 from reconcile.ranges import Scope, common_order, scope_of
 
-ONE_STORE_PHASES = frozenset({Phase.OLD_ONLY, Phase.NEW_ONLY})
+ONE_STORE_PHASES = frozenset(phase for phase in Phase if not writes_both(phase))
 """In these nobody writes to both stores, so there is nothing to bring together."""
 
 
@@ -74,8 +75,11 @@ def roles_of(routing: Routing, stores: Mapping[str, Store], *, read_only: bool =
             if routing.phase is Phase.OLD_ONLY
             else "new_only is the point of no return; there is nothing left to reconcile.",
         )
-    other = "new" if routing.primary == "old" else "old"
-    return Roles(routing=routing, primary=stores[routing.primary], secondary=stores[other])
+    return Roles(
+        routing=routing,
+        primary=stores[routing.primary],
+        secondary=stores[secondary_of(routing)],
+    )
 
 
 def period_epoch(flags: Mapping[str, JsonValue]) -> int:

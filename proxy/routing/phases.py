@@ -17,9 +17,14 @@ ORDER = (
 """The phases in the order of a migration."""
 
 
+def other_of(name: str) -> str:
+    """Return the name of the other store of the two."""
+    return "new" if name == "old" else "old"
+
+
 def secondary_of(routing: Routing) -> str:
     """Return the name of the store that is not primary."""
-    return "new" if routing.primary == "old" else "old"
+    return other_of(routing.primary)
 
 
 def writes_both(phase: Phase) -> bool:

@@ -174,7 +174,6 @@ async def test_a_record_that_the_other_store_cannot_hold_is_not_missing_but_unav
 ) -> None:
     with pytest.raises(Unavailable, match="gone"):
         await without_new.plane.get("documents", keys, Projection(), context())
-    assert without_new.reader.fallback_reads == 0
     assert await content(without_new) == "first", "its own key falls back"
 
 

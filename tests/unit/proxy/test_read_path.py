@@ -104,7 +104,6 @@ async def test_the_other_store_answers_when_the_chosen_one_fails(rig: Rig) -> No
     rig.chooser.new = True
     rig.stores["new"].fail_reads = DOWN
     assert await read(rig, KEY) == (["first"], "old", "fallback")
-    assert rig.reader.fallback_reads == 1
 
 
 async def test_before_the_ramp_there_is_no_falling_back(rig: Rig) -> None:
