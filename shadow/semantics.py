@@ -37,29 +37,6 @@ def nothing_is_known(query: Query) -> str:
     return ""
 
 
-def modes_rank_differently(modes: frozenset[SearchMode]) -> SemanticRule:
-    """Return the rule that these search modes tokenise, score or fuse differently."""
-
-    def rule(query: Query) -> str:
-        if isinstance(query, SearchQuery) and query.mode in modes:
-            return f"{query.mode.value} search ranks differently on the two engines"
-        return ""
-
-    return rule
-
-
-def filters_match_differently(kinds: frozenset[type]) -> SemanticRule:
-    """Return the rule that these filter classes (Like, Compare, ...) match differently."""
-
-    def rule(query: Query) -> str:
-        for node in filter_nodes(query.filter):
-            if type(node) in kinds:
-                return f"the filter {type(node).__name__} matches differently on the two engines"
-        return ""
-
-    return rule
-
-
 def any_of(*rules: SemanticRule) -> SemanticRule:
     """Return the rule that gives the first reason that one of the rules gives."""
 

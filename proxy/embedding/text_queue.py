@@ -23,7 +23,6 @@ class _Entry:
     model: str
     text: str
     urgent: bool
-    callers: int = 0
     sent: bool = False
     vector: bytes | None = None
     error: CrossfadeError | None = None

@@ -78,7 +78,6 @@ class Membership:
         self._lingering: set[asyncio.Task[None]] = set()
         self._acknowledging: set[asyncio.Task[None]] = set()
         self.replica_id = ""
-        self.lost_leases = 0
         self.routing: Routing | None = None
         self.reachable = False
 
@@ -144,7 +143,6 @@ class Membership:
                     self.replica_id, acked_epoch=self._acked_epoch, lease_s=self._settings.lease_s
                 )
             except LeaseLost:
-                self.lost_leases += 1
                 log.error("the lease was lost; registering as a new replica")
                 await self._register()
             else:

@@ -9,7 +9,6 @@ from shadow.page.markup import NOTHING, Markup, el, joined
 from shadow.page.values import (
     TIMES,
     Json,
-    at,
     count,
     milliseconds,
     moment,
@@ -178,8 +177,3 @@ def _findings(sample: Json) -> Markup:
     more = num(sample, "findings_more") or 0
     rest = el("li", f"and {plural(more, 'more difference')}") if more else NOTHING
     return el("ul", *lines, rest, class_="findings")
-
-
-def has_samples(report: Json) -> bool:
-    """Return whether there is anything to show."""
-    return bool(at(report, "samples"))

@@ -8,12 +8,17 @@ import pytest
 
 from proxy.errors import Unavailable
 from proxy.model import Metric
-from proxy.query import IsNull, Like, ListQuery, SearchMode
+from proxy.query import IsNull, Like, ListQuery
 from shadow.attribute import Side
 from shadow.compare import Comparison
 from shadow.evidence import Failed, Inconclusive
-from shadow.semantics import filters_match_differently, modes_rank_differently
+from shadow.semantics import Query
 from tests.unit.shadow.support import Bench, causes, key, nearest
+
+
+def filters_are_read_differently(query: Query) -> str:
+    """A known difference of meaning: every filter."""
+    return "filters are read differently" if query.filter is not None else ""
 
 
 async def test_equal_stores_have_no_findings_and_full_marks() -> None:
@@ -135,18 +140,10 @@ async def test_a_known_difference_of_meaning_is_semantic() -> None:
     bench = await Bench().fill(a=0.9, b=0.8, c=0.7, d=0.6)
     bench.new.unseen = {key("b")}
     query = nearest(filter=Like(field="content", pattern="%"))
-    rule = filters_match_differently(frozenset({Like}))
-    found = await bench.compared(query, rule)
+    found = await bench.compared(query, filters_are_read_differently)
     assert set(causes(found).values()) == {"semantic"}
     assert found.likeness.overlap_excused == 1
     assert "index_recall" in causes(await bench.compared(query)).values()
-
-
-async def test_a_search_mode_can_be_known_to_rank_differently() -> None:
-    rule = modes_rank_differently(frozenset({SearchMode.VECTOR}))
-    bench = await Bench().fill(a=0.9, b=0.8, c=0.7, d=0.6)
-    bench.new.unseen = {key("b")}
-    assert set(causes(await bench.compared(nearest(), rule)).values()) == {"semantic"}
 
 
 async def test_a_filter_on_a_field_that_one_store_lacks_is_semantic() -> None:
@@ -166,8 +163,8 @@ async def test_a_record_that_the_other_layout_cannot_hold_is_semantic() -> None:
 async def test_a_ranking_rule_does_not_excuse_stale_content() -> None:
     bench = await Bench().fill(a=0.9, b=0.8)
     await bench.new.put("a", 0.9, "stale")
-    rule = modes_rank_differently(frozenset({SearchMode.VECTOR}))
-    assert causes(await bench.compared(nearest(), rule)) == {"a": "stale"}
+    query = nearest(filter=Like(field="kind", pattern="%"))
+    assert causes(await bench.compared(query, filters_are_read_differently)) == {"a": "stale"}
 
 
 async def test_a_record_absent_from_the_candidate_is_missing() -> None:
