@@ -7,6 +7,7 @@ and wherever a replica dies.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from proxy.dual_write.outcome import StoreAnswer, refused_if_skipped, unproven
 from proxy.dual_write.stores import apply_on
 from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable
 from proxy.ledger.types import Routing
-from proxy.model import Applied, CollectionSpec, Key
+from proxy.model import Applied, CollectionSpec, Key, WriteOp
 from proxy.stores.sides import Sides
 
 _TRIES = 8
@@ -68,29 +69,59 @@ class Primary:
         """
         whole = terms.atomic and self._sides.store(target).capabilities.transactions
         terms = replace(terms, atomic=whole)
-        for number, part in enumerate([list(items)] if whole else _in_turn(items)):
+        if whole:
+            await self._write_whole(list(items), target, terms)
+            return
+        for number, part in enumerate(_in_turn(items)):
             unsent = _barred(items, terms) if number else None
             if unsent is None:
                 await self._write(part, target, terms)
                 continue
             for item in part:
                 item.primary = StoreAnswer(error=unsent)
-        for item in filter(may_be_ours, items):
-            await self._accept_resumed(item, target, terms)
+        await self._accept_resumed([item for item in items if may_be_ours(item)], target, terms)
 
-    async def _accept_resumed(self, item: Item, target: str, terms: Terms) -> None:
-        """Look whether the record that stands in the way of a retried insert is its own."""
-        write, store = item.write, self._sides.store(target)
-        if write is None:
-            return
-        try:
-            found = await store.get(
-                write.collection, [write.key], vectors=True, deadline_s=terms.wait_s()
-            )
-        except CrossfadeError as error:
-            item.primary = StoreAnswer(error=unproven(error, target))
-        else:
-            accept_resumed(item, found.get(write.key), self._specs[write.collection])
+    async def _write_whole(self, items: list[Item], target: str, terms: Terms) -> None:
+        """Write all or none; of a retried batch, what is left without the records of its own.
+
+        An earlier try that was applied made them all, so they are looked for together once one of
+        them is found. Each further round has accepted one at least.
+        """
+        left = items
+        while left:
+            await self._write(left, target, terms)
+            await self._accept_resumed([item for item in left if may_be_ours(item)], target, terms)
+            if not any(item.accepted for item in left):
+                return
+            await self._accept_resumed(_resumed_inserts(left), target, terms)
+            left = [item for item in left if not item.accepted]
+            if any(item.primary.error is not None for item in left):
+                return
+            unsent = _barred(left, terms)
+            if unsent is not None:
+                for item in left:
+                    item.primary = StoreAnswer(error=unsent)
+                return
+
+    async def _accept_resumed(self, items: Sequence[Item], target: str, terms: Terms) -> None:
+        """Look whether the records of retried inserts are their own."""
+        keys: dict[str, list[Key]] = {}
+        for item in items:
+            if item.write is not None:
+                keys.setdefault(item.write.collection, []).append(item.write.key)
+        for name, wanted in keys.items():
+            same = [item for item in items if item.asked.collection == name]
+            try:
+                found = await self._sides.store(target).get(
+                    name, wanted, vectors=True, deadline_s=terms.wait_s()
+                )
+            except CrossfadeError as error:
+                for item in same:
+                    item.primary = StoreAnswer(error=unproven(error, target))
+                continue
+            for item in same:
+                stored = found.get(item.write.key) if item.write is not None else None
+                accept_resumed(item, stored, self._specs[name])
 
     async def _write(self, items: list[Item], target: str, terms: Terms) -> None:
         for left in reversed(range(_TRIES)):
@@ -124,6 +155,23 @@ def _barred(items: Sequence[Item], terms: Terms) -> Unavailable | None:
     if not why:
         return None
     return Unavailable(f"This write of a batch was not sent: {why}.", where="proxy", hint="Retry.")
+
+
+def _resumed_inserts(items: Sequence[Item]) -> list[Item]:
+    """Return the retried inserts of keys that no other of these writes makes or deletes."""
+    inserts = [
+        (item, (item.write.collection, item.write.key)) for item in items if item.write is not None
+    ]
+    times = Counter(place for _, place in inserts)
+    return [
+        item
+        for item, place in inserts
+        if times[place] == 1
+        and not item.accepted
+        and item.asked.op is WriteOp.INSERT
+        and item.intent is not None
+        and item.intent.resumed
+    ]
 
 
 def _in_turn(items: Sequence[Item]) -> list[list[Item]]:
