@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from tests.faults.harness.databases import vector_of
 KEYS = 4000
 """Distinct keys that writes go to in turn, so that no write waits for another's key."""
 _VECTOR = vector_of("load")
+
+_NUMBER = re.compile(r"\d+(\.\d+)?")  # what differs from one call to the next
 
 
 @dataclass
@@ -118,7 +121,8 @@ class Arrivals:
                 offered.refused_s.append(time.monotonic() - began_s)
             else:
                 offered.failed_s.append(time.monotonic() - began_s)
-                offered.failed[f"{error.code}: {error.message[:70]}"] += 1
+                said = _NUMBER.sub("n", error.message)[:70]
+                offered.failed[f"{error.code}: {said}"] += 1
         else:
             offered.acknowledged_s.append(time.monotonic() - began_s)
             self.acknowledged.add(key)
