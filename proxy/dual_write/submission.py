@@ -47,10 +47,13 @@ def answer_early(submission: Submission) -> None:
 
 async def answered_before(ledger: IntentLog, submission: Submission) -> bool:
     """True if an earlier try of each write was answered: this one only repeats the answers (W7)."""
-    asked = zip(submission.writes, submission.idempotency_keys, strict=True)
-    return all(submission.idempotency_keys) and all(
-        [await ledger.answered(key, request_digest(write)) is not None for write, key in asked]
-    )
+    if not all(submission.idempotency_keys):
+        return False
+    for key, write in zip(submission.idempotency_keys, submission.writes, strict=True):
+        # A new batch ends here at once: what is admitted keeps the next epoch waiting.
+        if await ledger.answered(key, request_digest(write)) is None:
+            return False
+    return True
 
 
 def dropped() -> Unavailable:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from proxy.errors import Ambiguous, Reason, Rejected, Unavailable
-from proxy.model import Key, Write, WriteOp
+from proxy.model import JsonValue, Key, Write, WriteOp
+from proxy.query import SearchMode
+from proxy.stores.base import Capabilities
 from tests.rig import Rig, context, upsert
 
 A: Key = ("rust", "serde", "a")
@@ -97,3 +99,21 @@ async def test_a_retry_whose_records_cannot_be_read_says_neither_yes_nor_no(rig:
     rig.stores["old"].fail_reads = Unavailable("gone", where="old")
     with pytest.raises(Unavailable, match="whose it is"):
         await rig.plane.batch(batch, atomic=True, context=context("k"))
+
+
+async def test_a_batch_that_cannot_be_whole_is_refused_for_one_question_to_the_ledger(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Capabilities(transactions=False, search_modes=frozenset({SearchMode.VECTOR}))
+    monkeypatch.setattr(rig.stores["old"], "capabilities", plain, raising=False)
+    asked: list[str] = []
+    real = rig.ledger.answered
+
+    async def answered(idem: str, digest: str) -> Mapping[str, JsonValue] | None:
+        asked.append(idem)
+        return await real(idem, digest)
+
+    monkeypatch.setattr(rig.ledger, "answered", answered)
+    with pytest.raises(Rejected, match="no transactions"):
+        await rig.plane.batch([upsert(A), upsert(B)], atomic=True, context=context("k"))
+    assert asked == ["k#0"]
