@@ -20,6 +20,7 @@ from reconcile.bench import Bench
 from reconcile.checkpoint import BatchSeen, Interrupted, JobRun, NoObserver, Observer
 from reconcile.late import LateWrites
 from reconcile.params import parse_params, settings_for
+from reconcile.passes import ask_next
 from reconcile.planning import Plan, make_plan, with_samples
 from reconcile.repair import ACTOR, repair_job
 from reconcile.retry import Retry, RetryPolicy
@@ -217,6 +218,8 @@ class Reconciler:
     async def _end(self, run: JobRun, state: JobState, error: str = "") -> Job:
         """Store the end of a job, patiently: a ledger that restarts must not lose it."""
         retry = Retry(self._tools.retry, self._tools.clock, self._tools.rng)
+        if state in (JobState.DONE, JobState.FAILED):
+            await retry(lambda: ask_next(self._ledger, run.job), lambda: None)
 
         async def store() -> Job:
             return await run.end(state, error)

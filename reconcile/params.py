@@ -40,6 +40,8 @@ class JobParams:
         report_only: verify: do not queue differences for repair.
         continuous: verify and repair: begin again after each pass.
         interval_s: pause between two passes of a continuous job.
+        follows: verify: the number of the pass that this one follows after the pause; set by the
+            reconciler.
         build_indexes: backfill: build the secondary's indexes after the load.
     """
 
@@ -49,6 +51,7 @@ class JobParams:
     report_only: bool = False
     continuous: bool = False
     interval_s: float = 1.0
+    follows: int = 0
     build_indexes: bool = True
 
 
@@ -60,6 +63,7 @@ ALLOWED: Mapping[JobKind, frozenset[str]] = {
             "report_only",
             "continuous",
             "interval_s",
+            "follows",
             "range_rows",
             "workers",
             "rows_per_s_max",
@@ -117,6 +121,9 @@ def _type_problem(name: str, value: JsonValue) -> list[Violation]:
     if name == "interval_s":
         good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         expected = "seconds, 0 or more"
+    elif name == "follows":
+        good = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        expected = "the number of a verify"
     else:
         good, expected = isinstance(value, bool), "true or false"
     if good:

@@ -9,12 +9,15 @@ from proxy.errors import CrossfadeError
 from proxy.ledger.types import Job, JobKind, JobState
 from reconcile.checkpoint import Interrupted
 from reconcile.jobs import JOBS_LOOKED_AT, Reconciler
-from reconcile.params import parse_params
+from reconcile.passes import is_due, waits
 from reconcile.repair import Repair, Repaired, note_repair
 from reconcile.roles import ONE_STORE_PHASES
 from reconcile.tasks import first_of
 
 JOBS_EVERY_S = 0.5
+JOBS_LOOKED_AT_FIRST = 1000
+"""At the start: a pass of a continuous verify may have been asked for long ago."""
+
 SWEEP_EVERY_S = 1.0
 PRUNE_EVERY_S = 5.0
 REPAIR_EVERY_S = 0.25
@@ -52,6 +55,7 @@ class _Service:
         self._clock = reconciler.clock
         self._bench = reconciler.bench()
         self._running: dict[JobKind, int] = {}
+        self._waiting: set[int] = set()
         self._noted_s = float("-inf")
         self._unnoted = Repaired()
 
@@ -120,39 +124,41 @@ class _Service:
 
     async def jobs(self, group: asyncio.TaskGroup) -> None:
         """Pick up jobs, one of each kind at a time, oldest first."""
+        looked_at = JOBS_LOOKED_AT_FIRST
         while not self._reconciler.stopping:
             try:
-                for job in reversed(await self._ledger.jobs(limit=JOBS_LOOKED_AT)):
-                    await self._consider(job, group)
+                found = await self._newest(looked_at)
+                for job in found:
+                    await self._consider(job, found, group)
+                looked_at = JOBS_LOOKED_AT
             except CrossfadeError as error:
                 self._bench.observer.problem("jobs", error)
             await self._pause(JOBS_EVERY_S)
 
-    async def _consider(self, job: Job, group: asyncio.TaskGroup) -> None:
+    async def _newest(self, limit: int) -> list[Job]:
+        """Return the newest jobs, oldest first, and those that wait however old they are."""
+        newest = await self._ledger.jobs(limit=limit)
+        seen = {job.job_id for job in newest}
+        older = [await self._ledger.job(number) for number in sorted(self._waiting - seen)]
+        found = [*older, *reversed(newest)]
+        self._waiting = {job.job_id for job in found if waits(job)}
+        return found
+
+    async def _consider(self, job: Job, found: list[Job], group: asyncio.TaskGroup) -> None:
         left_behind = job.state is JobState.RUNNING and not job.owner_alive
         if left_behind and job.wanted in (JobState.PAUSED, JobState.CANCELLED):
             await self._ledger.want(job.job_id, job.wanted)  # its owner died before it could obey
         elif (left_behind or job.state is JobState.REQUESTED) and job.kind not in self._running:
+            if not await is_due(self._ledger, self._clock, job, found):
+                return
             self._running[job.kind] = job.job_id
             group.create_task(self._run(job))
 
     async def _run(self, job: Job) -> None:
         """Run one job; what goes wrong with it ends the job, not the service."""
         try:
-            ended = await self._reconciler.run_job(job.job_id)
-            await self._follow_up(ended)
+            await self._reconciler.run_job(job.job_id)
         except CrossfadeError as error:
             self._bench.observer.problem(f"job {job.job_id}", error)
         finally:
             self._running.pop(job.kind, None)
-
-    async def _follow_up(self, job: Job) -> None:
-        """Ask for the next pass of a continuous verify."""
-        if job.kind is not JobKind.VERIFY or job.state not in (JobState.DONE, JobState.FAILED):
-            return
-        known = self._bench.stores["old"].schema.collections
-        params = parse_params(job.kind, job.params, known)
-        if params.continuous:
-            await self._pause(params.interval_s)
-            if not self._reconciler.stopping:
-                await self._reconciler.create(job.kind, job.params)

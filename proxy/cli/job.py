@@ -92,7 +92,8 @@ def job(
 
     That is `crossfade reconcile`, or the proxy itself (reconcile.in_proxy). `crossfade backfill`,
     `verify` and `repair` do their work in their own process where they can; this command asks for
-    the same jobs to be done elsewhere, and is how a running one is paused.
+    the same jobs to be done elsewhere, and is how a running one is paused. The next pass of a
+    continuous verify waits as a requested job: cancel that one to end it.
 
     Exit code 1 if a watched job did not end well.
 
