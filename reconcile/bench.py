@@ -11,7 +11,8 @@ from proxy.config.settings import ReconcileSettings
 from proxy.embedding.base import Embedder
 from proxy.errors import Reason, Rejected
 from proxy.ledger.base import Ledger
-from proxy.ledger.types import Job, Replica, Routing
+from proxy.ledger.types import Job, Routing
+from proxy.routing.replicas import behind
 from proxy.stores.base import Store
 from reconcile.checkpoint import Observer
 from reconcile.copy import Copier
@@ -110,11 +111,7 @@ class Bench:
         ends_s = self.clock.monotonic_s() + ACK_WAIT_S_MAX
         while True:
             routing = await self.ledger.routing()
-            late = [
-                replica.replica_id
-                for replica in await self.ledger.replicas()
-                if replica.acked_epoch < routing.epoch and _may_write(replica)
-            ]
+            late = [item.replica_id for item in behind(await self.ledger.replicas(), routing.epoch)]
             if not late:
                 return routing
             if self.clock.monotonic_s() >= ends_s:
@@ -125,13 +122,3 @@ class Bench:
                 )
             check()
             await self.clock.sleep(ACK_POLL_S)
-
-
-def _may_write(replica: Replica) -> bool:
-    """True unless the replica is gone for certain.
-
-    One that may write to the primary alone, without the ledger (rule W6), has no lease to lose:
-    it counts until it has exited cleanly.
-    """
-    unbound = replica.ledger_down == "primary_alone" and not replica.clean_exit
-    return replica.alive or unbound

@@ -16,7 +16,6 @@ from proxy.stores.base import IndexState, Store
 from proxy.stores.sides import Sides
 
 _PING_S = 3.0
-_LOST_AFTER_S = 60.0
 _BACKFILLS_MAX = 200
 """Backfills looked at for a whole one: partial ones and dry runs may have come after it."""
 
@@ -42,35 +41,6 @@ class Evidence:
     indexes: Sequence[IndexState]
     flags: Mapping[str, JsonValue]
     gate: Sequence[Precondition]
-
-
-def behind(replicas: Sequence[Replica], epoch: int) -> list[Replica]:
-    """Return the replicas that may still act on an earlier routing.
-
-    A dead replica cannot, unless it was allowed to write to the primary alone without the ledger
-    (rule W6): it counts until it has exited cleanly.
-    """
-    return [
-        item
-        for item in replicas
-        if item.acked_epoch < epoch
-        and (item.alive or (item.ledger_down == "primary_alone" and not item.clean_exit))
-    ]
-
-
-def lost(replicas: Sequence[Replica]) -> list[Replica]:
-    """Return the dead replicas that may have written without the ledger and never said goodbye.
-
-    Their lease has been over for so long that a process that still runs would be known.
-    """
-    return [
-        item
-        for item in replicas
-        if not item.alive
-        and not item.clean_exit
-        and item.ledger_down == "primary_alone"
-        and item.lease_left_s <= -_LOST_AFTER_S
-    ]
 
 
 def flag_time(flags: Mapping[str, JsonValue], name: str) -> dt.datetime | None:

@@ -6,10 +6,11 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from proxy.control.evidence import Evidence, behind, flag_number, flag_time
+from proxy.control.evidence import Evidence, flag_number, flag_time
 from proxy.controlplane import Precondition
 from proxy.ledger.types import Phase
 from proxy.routing.phases import Step
+from proxy.routing.replicas import behind, unbound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +151,7 @@ def _unproven(evidence: Evidence, verified_at: dt.datetime) -> bool:
     now = dt.datetime.now(dt.UTC)
     return any(
         not item.alive
-        and not item.clean_exit
-        and item.ledger_down == "primary_alone"
+        and unbound(item)
         and now + dt.timedelta(seconds=item.lease_left_s) > verified_at
         for item in evidence.replicas
     )

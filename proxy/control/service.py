@@ -15,7 +15,6 @@ from proxy.control.evidence import (
     finished_backfill,
     health_of,
     index_states,
-    lost,
 )
 from proxy.control.preconditions import JudgeSettings, conditions, traffic_conditions
 from proxy.control.switch import Order, Switch, Switched
@@ -35,6 +34,7 @@ from proxy.ledger.types import (
 )
 from proxy.model import JsonValue
 from proxy.routing.phases import Step, after, allowed_targets, secondary_of, step
+from proxy.routing.replicas import lost
 from proxy.stores.sides import Sides
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 from proxy.clock import Clock
 from proxy.config.settings import SwitchSettings
-from proxy.control.evidence import behind
 from proxy.errors import CrossfadeError, Reason, Rejected, StaleEpoch, Unavailable
 from proxy.ledger.base import Ledger
 from proxy.ledger.types import EventDraft, Routing, unverified
 from proxy.model import DefaultKind, JsonValue
 from proxy.pausepoints import PausePoint, Reach, pass_by
+from proxy.routing.replicas import behind
 from proxy.stores.base import Store
 
 log = logging.getLogger(__name__)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from proxy.clock import SystemClock
-from proxy.control.evidence import behind
 from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import Phase
+from proxy.routing.replicas import behind
 from tests.rig import replica
 from tests.unit.proxy.control import change, control
 
