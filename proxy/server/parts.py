@@ -11,13 +11,14 @@ from functools import partial
 from proxy.clock import Clock
 from proxy.config.loader import Config
 from proxy.config.settings import Settings
+from proxy.control.evidence import flag_number
 from proxy.control.preconditions import JudgeSettings
 from proxy.control.service import ControlParts, ControlService
 from proxy.control.switch import Switch
 from proxy.controlplane import Precondition
 from proxy.dual_write.writer import DualWriter
 from proxy.embedding.base import Embedder
-from proxy.errors import CrossfadeError, Rejected
+from proxy.errors import Rejected
 from proxy.ledger.base import Ledger
 from proxy.ledger.group_commit import SettleQueue
 from proxy.ledger.types import Routing
@@ -45,7 +46,7 @@ from reconcile.repair import Repair
 from shadow.gate import gate
 from shadow.report import build_report
 from shadow.shadow_read import ShadowParts, ShadowReader
-from shadow.stats import merge_json
+from shadow.stats import Stats, merge_json
 
 _DRAIN_ROUNDS = 3
 
@@ -262,31 +263,23 @@ def _never_interrupted() -> None:
 async def _judge_shadow(
     ledger: Ledger, settings: Settings, shadow: ShadowReader
 ) -> Sequence[Precondition]:
-    await _flush(shadow)
-    since = _since_epoch(await ledger.flags())
-    return gate(merge_json(await ledger.shadow(), since_epoch=since), settings.shadow)
+    return gate(await _counted(ledger, shadow), settings.shadow)
 
 
 async def _report_shadow(
     ledger: Ledger, settings: Settings, shadow: ShadowReader, clock: Clock
 ) -> Mapping[str, JsonValue]:
-    await _flush(shadow)
-    since = _since_epoch(await ledger.flags())
-    stats = merge_json(await ledger.shadow(), since_epoch=since)
+    stats = await _counted(ledger, shadow)
     return build_report(
         stats, settings.shadow, migration=settings.migration, generated_at=clock.now()
     )
 
 
-async def _flush(shadow: ShadowReader) -> None:
-    try:
-        await shadow.flush()
-    except CrossfadeError:
-        return
+async def _counted(ledger: Ledger, shadow: ShadowReader) -> Stats:
+    """Return the shadow statistics of every replica, what this one holds included.
 
-
-def _since_epoch(flags: Mapping[str, JsonValue]) -> int:
-    """Diffs of before the last change of phase to shadow say nothing about the data of now."""
-    noted = flags.get("shadow")
-    epoch = noted.get("epoch") if isinstance(noted, Mapping) else None
-    return epoch if isinstance(epoch, int) else 0
+    Those of before the last change of phase to shadow say nothing about the data of now.
+    """
+    await shadow.flush()
+    since = flag_number(await ledger.flags(), "shadow", "epoch")
+    return merge_json(await ledger.shadow(), since_epoch=since)
