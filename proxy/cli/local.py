@@ -56,12 +56,14 @@ async def reconciler(
     config: Config,
     tools: Tools | None = None,
     *,
+    owner: str = "",
     wrap: Callable[[Store], Store] | None = None,
     embed: bool = True,
 ) -> AsyncIterator[Reconciler]:
     """Open stores and ledger and hand out a reconciler; everything is closed at the end.
 
     Args:
+        owner: names this process in the ledger, "" for a name of its own.
         wrap: puts something around each store (telemetry).
         embed: models are loaded where the two stores hold different vectors.
 
@@ -93,7 +95,11 @@ async def reconciler(
         if wrap is not None:
             stores = {name: wrap(store) for name, store in stores.items()}
         yield Reconciler(
-            stores, parts.ledger, config.settings.reconcile, owner=owner_name(), tools=tools
+            stores,
+            parts.ledger,
+            config.settings.reconcile,
+            owner=owner or owner_name(),
+            tools=tools,
         )
 
 

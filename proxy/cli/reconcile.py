@@ -101,15 +101,16 @@ async def _serve(config: Config, metrics_address: str, output: Output) -> None:
         return InstrumentedStore(store, telemetry.tracing, telemetry.metrics)
 
     try:
+        owner = owner_name()
         tools = Tools(observer=JobMetrics(telemetry.metrics))
-        async with reconciler(config, tools, wrap=instrumented) as worker:
+        async with reconciler(config, tools, owner=owner, wrap=instrumented) as worker:
 
             async def announced() -> None:
                 # By now a signal stops it in order, so whoever reads this line may send one.
                 if output.as_json:
                     output.line({"event": "ready", "metrics": telemetry.metrics_address})
                 else:
-                    output.say(f"reconciling {config.settings.migration} as {owner_name()}")
+                    output.say(f"reconciling {config.settings.migration} as {owner}")
                 await serve(worker)
 
             await until_stopped(announced(), stop=worker.stop)
