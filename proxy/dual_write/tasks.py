@@ -1,4 +1,4 @@
-"""Tasks with an owner that outlive the request that started them (rule W2)."""
+"""Tasks with an owner, which run to their end: past the request (rule W2), past each other."""
 
 from __future__ import annotations
 
@@ -27,3 +27,23 @@ class OwnedTasks:
         if self._running:
             await asyncio.wait(set(self._running), timeout=timeout_s)
         return len(self._running)
+
+
+async def all_ended(*works: Coroutine[Any, Any, None]) -> None:
+    """Run works side by side until each has ended, then raise the error of the first that failed.
+
+    One that fails stops no other. If the caller is cancelled, all are, and have ended too.
+    """
+
+    async def outcome(work: Coroutine[Any, Any, None]) -> Exception | None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001  # raised once the others have ended
+            return error
+        return None
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(outcome(work)) for work in works]
+    for error in [task.result() for task in tasks]:
+        if error is not None:
+            raise error

@@ -38,7 +38,7 @@ from proxy.dual_write.submission import (
     dropped,
     item_keys,
 )
-from proxy.dual_write.tasks import OwnedTasks
+from proxy.dual_write.tasks import OwnedTasks, all_ended
 from proxy.embedding.base import Embedder
 from proxy.errors import (
     Ambiguous,
@@ -423,7 +423,8 @@ class DualWriter:
                 await write_primary()
                 await self._write_secondary(both, secondary, ticket, submission)
                 return
-            await asyncio.gather(
+            # A store that is still written to must not be repaired: nothing is settled before.
+            await all_ended(
                 write_primary(), self._write_secondary(both, secondary, ticket, submission)
             )
         finally:
