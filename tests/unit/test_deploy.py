@@ -13,6 +13,7 @@ import yaml
 
 from proxy.cli.main import app
 from proxy.config.loader import load_text
+from proxy.fronts.native.serve import LIVENESS
 from proxy.telemetry.catalogue import CATALOGUE, Kind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +196,8 @@ def test_the_proxy_has_two_replicas_with_grpc_probes() -> None:
     ports = {port["containerPort"] for port in container["ports"]}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"]["port"] in ports
+        told = container[probe]["grpc"].get("service", "")
+        assert told == (LIVENESS if probe == "livenessProbe" else ""), probe
     assert {item["metadata"]["name"] for item in kubernetes() if item["kind"] == "CronJob"} == {
         "crossfade-verify",
         "crossfade-repair",

@@ -24,6 +24,13 @@ from proxy.fronts.native.storage import StorageService
 from proxy.fronts.native.telemetry import NoTelemetry, Telemetry
 from proxy.model import CollectionSpec
 
+LIVENESS: Final = "liveness"
+"""A name that the health service knows: this process answers, whatever it can or cannot serve.
+
+What restarts a process asks for this one. A replica that is cut off from the ledger takes no calls
+for a while; to start it again would not bring the ledger back, and could not end well before.
+"""
+
 _HEADROOM_BYTES: Final = 64 * 1024
 """Of a message over the data in it: an answer at the limit still passes gRPC's own check."""
 
@@ -74,7 +81,7 @@ class NativeServer:
         """The port in use once started; 0 for a unix socket."""
 
     async def start(self) -> None:
-        """Listen. Health answers NOT_SERVING until `set_serving`.
+        """Listen. Health answers NOT_SERVING until `set_serving`, for all but LIVENESS.
 
         Raises:
             Rejected: the address is taken, not allowed without TLS, or the TLS files are wrong.
@@ -88,6 +95,7 @@ class NativeServer:
         self._add_services(server)
         self.port = self._bind(server)
         await self.set_serving(False)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await server.start()
         self._server = server
 
@@ -107,11 +115,11 @@ class NativeServer:
         if self._server is not None:
             await self._server.wait_for_termination()
 
-    async def set_serving(self, serving: bool, service: str | None = None) -> None:
-        """Tell health checks whether a service (None: all, and the whole) takes calls."""
+    async def set_serving(self, serving: bool) -> None:
+        """Tell health checks whether the services, each and as a whole, take calls."""
         state = health_pb2.HealthCheckResponse
         status = state.SERVING if serving else state.NOT_SERVING
-        for name in (*self._services, "") if service is None else (service,):
+        for name in (*self._services, ""):
             await self._health.set(name, status)
 
     def _add_services(self, server: grpc.aio.Server) -> None:
