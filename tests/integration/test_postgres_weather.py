@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -48,6 +49,15 @@ async def works(store: PostgresStore, number: int) -> None:
     (result,) = await store.apply([write], atomic=False, deadline_s=5)
     assert result.applied is Applied.DONE
     assert write.key in await store.get("documents", [write.key], vectors=True, deadline_s=5)
+
+
+async def answers(store: PostgresStore) -> None:
+    """Wait until a store answers: the cut may have hit a connection that was being made, too."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(Unavailable):
+                return await store.ping(deadline_s=5)
+            await asyncio.sleep(0.05)
 
 
 def row_lock(relay: Relay) -> psycopg.Connection[tuple[object, ...]]:
@@ -191,6 +201,7 @@ async def test_a_connection_lost_during_a_write_is_ambiguous(
                 await call
             assert not caught.value.timed_out
             other.rollback()
+        await answers(store)
     await works(store, 1)
 
 

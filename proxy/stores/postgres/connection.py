@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
+import time
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
-from psycopg import AsyncRawCursor, waiting
+from psycopg import AsyncRawCursor, generators, waiting
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow
 
 from proxy.stores.postgres.adapt import Adapters
@@ -48,10 +49,12 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
     """A connection whose cancelled calls end quickly.
 
     `searching` holds the nearest-neighbour settings in force, so that a search sets them only
-    when they change.
+    when they change. Past `ends_s` (`time.monotonic`) nothing more is sent: a process that was
+    stopped goes on with what was ready before its timers tell it how late it is.
     """
 
     searching: tuple[int, str] | None = None
+    ends_s: float | None = None
 
     @classmethod
     async def connect(  # type: ignore[override]  # one keyword more than the base has
@@ -72,19 +75,29 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         """Wait for the server; on cancellation cancel the statement there too, within a grace.
 
         A server that does not even answer the cancel request costs the connection, not time.
+
+        Raises:
+            TimeoutError: `ends_s` has passed.
         """
+        timed = gen if self.ends_s is None or self._piping else _in_time(gen, self.ends_s)
         try:
-            return await waiting.wait_async(gen, self.pgconn.socket, interval, timeout)
-        except asyncio.CancelledError:
+            return await waiting.wait_async(timed, self.pgconn.socket, interval, timeout)
+        except (asyncio.CancelledError, _TooLateError) as error:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._end_statement(gen)
+            if isinstance(error, _TooLateError):
+                raise TimeoutError from error
             raise
+
+    @property
+    def _piping(self) -> bool:
+        return self.pgconn.pipeline_status != PipelineStatus.OFF
 
     async def _end_statement(self, gen: PQGen[Any]) -> None:
         try:
             async with asyncio.timeout(_CANCEL_GRACE_S):
                 await self.cancel_safe(timeout=_CANCEL_GRACE_S)
-                await waiting.wait_async(gen, self.pgconn.socket, 0.05)
+                await waiting.wait_async(self._rest(gen), self.pgconn.socket, 0.05)
         except psycopg.errors.QueryCanceled:
             return
         except (TimeoutError, psycopg.Error) as error:
@@ -93,6 +106,38 @@ class Connection(psycopg.AsyncConnection[TupleRow]):
         except asyncio.CancelledError:
             self.pgconn.finish()
             raise
+
+    def _rest(self, gen: PQGen[Any]) -> PQGen[Any]:
+        """Return what reads the rest of a cancelled statement, and sends nothing more of it.
+
+        The statement's own generator would go on to execute what it had just prepared.
+        """
+        if self._piping:
+            return gen
+        gen.close()
+        rest: PQGen[Any] = generators.fetch_many(self.pgconn)
+        return rest
+
+
+class _TooLateError(Exception):
+    """The time of a call is over. No TimeoutError: the driver takes that for a lost socket."""
+
+
+def _in_time(gen: PQGen[_T], ends_s: float) -> PQGen[_T]:
+    """Go through what talks to the server, but not a step further once the time is over.
+
+    Raises:
+        _TooLateError: it is.
+    """
+    ready = None
+    try:
+        while True:
+            if time.monotonic() >= ends_s:
+                raise _TooLateError
+            ready = yield (next(gen) if ready is None else gen.send(ready))
+    except StopIteration as end:
+        result: _T = end.value
+        return result
 
 
 def connect_parameters(dsn: str, adapters: Adapters) -> dict[str, Any]:

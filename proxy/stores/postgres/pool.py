@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -122,11 +123,13 @@ class Pool:
         """
         sent = False
         cancellations = Cancellations()
+        ends_s = time.monotonic() + deadline_s
         try:
             async with asyncio.timeout(deadline_s):
                 connection = await self._checkout(deadline_s)
                 try:
                     cancellations.heed()
+                    connection.ends_s = ends_s
                     sent = writing
                     result = await work(connection)
                 except BaseException as error:
@@ -231,6 +234,7 @@ class Pool:
 
     async def _give_back(self, connection: Connection) -> None:
         self._busy -= 1
+        connection.ends_s = None
         if self._pool is None:
             await connection.close()
         else:
