@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 
 from tests.simulation.bugs import BUGS, QUICK
-from tests.simulation.hunt import SEEDS_MAX, Hunted, hunt_named, row
+from tests.simulation.hunt import SEEDS_MAX, Hunted, hunt_named, noticed_by, row
 from tests.simulation.points import EVERY_POINT, Reached
 from tests.simulation.run import Verdict, run_seed
+from tests.simulation.watch import EVERY_CHECKER
 
 FAILURES_SHOWN = 10
 
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
         if asked.quick:
             names = [name for name in names if name in QUICK]
         good = _bugs(names, asked.bugs, asked.workers) and good
+    if asked.checkers:
+        good = _checkers(asked.checkers, asked.workers) and good
     return 0 if good else 1
 
 
@@ -44,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="SEEDS",
         help=f"hunt every planted bug for so many seeds at most (the promise is {SEEDS_MAX})",
+    )
+    parser.add_argument(
+        "--checkers",
+        type=int,
+        default=0,
+        metavar="SEEDS",
+        help="tell by checker which planted bugs it notices within so many seeds of each",
     )
     parser.add_argument("--quick", action="store_true", help="only those that are caught soon")
     parser.add_argument("--named", default="", help="only the planted bugs with this in their name")
@@ -119,6 +130,20 @@ def _bugs(names: Sequence[str], seeds_max: int, workers: int) -> bool:
     if missed:
         print(f"\nnot caught within {seeds_max} seeds: {', '.join(missed)}")
     return not missed
+
+
+def _checkers(seeds: int, workers: int) -> bool:
+    """Print which planted bugs each checker notices; True if every one notices some."""
+    by_checker: dict[str, list[str]] = {name: [] for name in EVERY_CHECKER}
+    with ProcessPoolExecutor(workers) as pool:
+        names = [bug.name for bug in BUGS]
+        for name, found in zip(names, pool.map(noticed_by, names, repeat(seeds)), strict=True):
+            for checker, times in found.items():
+                by_checker.setdefault(checker, []).append(f"{name} ({times})")
+    print(f"\nchecker: planted bugs (in how many of {seeds} seeds)")
+    for checker, bugs in by_checker.items():
+        print(f"{checker}: {', '.join(bugs) or 'NONE'}", flush=True)
+    return all(by_checker[name] for name in EVERY_CHECKER)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from proxy.ledger.memory_state import MemoryState
 from proxy.ledger.types import JobKind, JobState, Phase, Routing
 from proxy.model import Key
 from proxy.stores.memory import MemoryStore
-from tests.simulation.checkers import Finding
+from tests.simulation.checkers import CHECKERS, Finding
 from tests.simulation.schema import COLLECTION
 
 FILLED = frozenset({Phase.SHADOW, Phase.RAMP, Phase.NEW_PRIMARY})
@@ -156,6 +156,9 @@ class StepWatch:
             yield f"{what}: the last verify is of another period"
         if self._state.letters:
             yield f"{what}: {len(self._state.letters)} dead letters"
+
+
+EVERY_CHECKER = (FenceWatch.name, StepWatch.name, *(checker.name for checker in CHECKERS))
 
 
 class Watch:
