@@ -28,6 +28,7 @@ class Evidence:
         problems: what `Store.check` found, both stores.
         backfill: the newest finished backfill that covers this dual-write period, None if none.
         gate: the shadow gate's conditions.
+        at: when all this was known, by the clock of this replica.
     """
 
     routing: Routing
@@ -41,6 +42,7 @@ class Evidence:
     indexes: Sequence[IndexState]
     flags: Mapping[str, JsonValue]
     gate: Sequence[Precondition]
+    at: dt.datetime
 
 
 def flag_time(flags: Mapping[str, JsonValue], name: str) -> dt.datetime | None:

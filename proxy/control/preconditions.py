@@ -148,11 +148,10 @@ def _verify_problem(evidence: Evidence, at: dt.datetime | None) -> str:
 
 def _unproven(evidence: Evidence, verified_at: dt.datetime) -> bool:
     """A dead replica of policy primary_alone may have written until its lease ended, or later."""
-    now = dt.datetime.now(dt.UTC)
     return any(
         not item.alive
         and unbound(item)
-        and now + dt.timedelta(seconds=item.lease_left_s) > verified_at
+        and evidence.at + dt.timedelta(seconds=item.lease_left_s) > verified_at
         for item in evidence.replicas
     )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from proxy.clock import Clock, SystemClock
 from proxy.control.evidence import (
     Evidence,
     check_store,
@@ -58,6 +58,7 @@ class ControlParts:
     judge: JudgeSettings
     gate: Callable[[], Awaitable[Sequence[Precondition]]]
     report: Callable[[], Awaitable[Mapping[str, JsonValue]]]
+    clock: Clock = field(default_factory=SystemClock)
 
 
 class ControlService:
@@ -106,6 +107,7 @@ class ControlService:
             indexes=await index_states(secondary),
             flags=flags,
             gate=await parts.gate(),
+            at=parts.clock.now(),
         )
 
     async def status(self) -> Status:
@@ -188,10 +190,12 @@ class ControlService:
             return
         order.detail["forgotten_replicas"] = gone
         ledger = self._parts.ledger
-        at = dt.datetime.now(dt.UTC).isoformat()
         await ledger.set_flag(
             "full_verify_needed",
-            {"at": at, "replica": ", ".join(str(name) for name in gone)},
+            {
+                "at": self._parts.clock.now().isoformat(),
+                "replica": ", ".join(str(name) for name in gone),
+            },
             actor=order.actor,
             reason="replicas that may have written without the ledger were given up",
         )

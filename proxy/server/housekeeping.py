@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from proxy.clock import Clock, SystemClock
+from proxy.clock import Clock
 from proxy.control.switch import release_forgotten_hold
 from proxy.dual_write.writer import DualWriter
 from proxy.errors import CrossfadeError
@@ -43,7 +43,7 @@ class DirtyCounts:
             await self._clock.sleep(_DIRTY_POLL_S)
 
 
-async def pay_debt(ledger: Ledger, member: Membership, writer: DualWriter) -> None:
+async def pay_debt(ledger: Ledger, member: Membership, writer: DualWriter, clock: Clock) -> None:
     """Record that writes went to the primary alone (rule W6), as soon as the ledger is back.
 
     Their keys become dirty, so that they are fenced and repaired at once. The mark says when: a
@@ -62,7 +62,7 @@ async def pay_debt(ledger: Ledger, member: Membership, writer: DualWriter) -> No
             await ledger.mark_dirty(collection, keys, reason="written without the ledger")
         await ledger.set_flag(
             "full_verify_needed",
-            {"at": SystemClock().now().isoformat(), "replica": member.replica_id},
+            {"at": clock.now().isoformat(), "replica": member.replica_id},
             actor=member.replica_id,
             reason="writes went to the primary alone while the ledger was down",
         )
@@ -75,6 +75,7 @@ async def pay_debt(ledger: Ledger, member: Membership, writer: DualWriter) -> No
 def settler(
     settle: SettleQueue,
     ledger: Ledger,
+    clock: Clock,
     member: Callable[[], Membership],
     writer: Callable[[], DualWriter],
 ) -> Callable[[], Awaitable[None]]:
@@ -87,7 +88,7 @@ def settler(
     async def settle_all() -> None:
         async with lock:
             await settle.flush()
-            await pay_debt(ledger, member(), writer())
+            await pay_debt(ledger, member(), writer(), clock)
 
     return settle_all
 

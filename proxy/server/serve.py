@@ -107,7 +107,7 @@ async def running(
                     task.cancel()
                 await asyncio.wait(tasks)
                 if ended:
-                    await _leave(parts)
+                    await _leave(parts, clock)
     finally:
         await parts.close()
 
@@ -225,10 +225,10 @@ async def _quiesce(parts: Parts, server: NativeServer) -> bool:
     return not left
 
 
-async def _leave(parts: Parts) -> None:
+async def _leave(parts: Parts, clock: Clock) -> None:
     """Settle what has ended, and say goodbye to the ledger; nobody renews the lease any more."""
     try:
-        await pay_debt(parts.ledger, parts.member, parts.writer)
+        await pay_debt(parts.ledger, parts.member, parts.writer, clock)
         await parts.member.stop()
     except CrossfadeError as error:
         log.warning("the ledger was not told goodbye: %s", error)

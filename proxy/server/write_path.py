@@ -100,7 +100,7 @@ def build_write_path(parts: WritePathParts, settings: WritePathSettings) -> Writ
         parts.ledger,
         clock,
         settings.member,
-        drain=settler(settle, parts.ledger, lambda: member, lambda: writer),
+        drain=settler(settle, parts.ledger, clock, lambda: member, lambda: writer),
         reach=parts.reach,
     )
     writer = DualWriter(

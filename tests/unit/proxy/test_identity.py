@@ -164,7 +164,7 @@ async def test_a_debt_is_paid_before_the_replica_leaves() -> None:
         ledger.losing = True
         await rig.plane.write(upsert(KEY), context())
         assert rig.writer.written_alone == {("documents", KEY)}
-        await pay_debt(rig.ledger, rig.member, rig.writer)
+        await pay_debt(rig.ledger, rig.member, rig.writer, SystemClock())
         assert (await rig.ledger.flags())["full_verify_needed"]
         assert not rig.writer.owes_full_verify
         assert await rig.dirty() == {KEY}, "so that it is fenced, and repaired before any verify"
