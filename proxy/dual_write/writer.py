@@ -29,6 +29,7 @@ from proxy.dual_write.outcome import StoreAnswer
 from proxy.dual_write.pace import Pace
 from proxy.dual_write.primary import Primary, Terms
 from proxy.dual_write.resolve import Decided, request_digest, resolve, wanted_numbers, with_key
+from proxy.dual_write.room import Place, Room
 from proxy.dual_write.spaces import Spaces
 from proxy.dual_write.stores import apply_on
 from proxy.dual_write.submission import (
@@ -101,6 +102,7 @@ class DualWriter:
         self._tasks = OwnedTasks()
         most, deadline_s = settings.in_flight_max, settings.primary_deadline_s
         self._pace = Pace(parts.clock, most=most, deadline_s=deadline_s)
+        self._room = Room(self._pace, most=most, held=self._held, wait_s=settings.hold_max_s)
         spaces = Spaces(parts.sides, parts.specs)
         limits = EmbedLimits(
             deadline_s=parts.embed_deadline_s,
@@ -118,6 +120,10 @@ class DualWriter:
     def in_flight(self) -> int:
         """Requests whose writes have not ended."""
         return len(self._tasks)
+
+    def _held(self) -> bool:
+        routing = self._parts.member.routing
+        return routing is not None and routing.hold
 
     async def drain(self, *, timeout_s: float) -> int:
         """Wait for the writes in flight; return how many still run."""
@@ -144,7 +150,7 @@ class DualWriter:
             Ambiguous: the client's time is over.
             Unavailable: it is over, and nothing was written.
         """
-        self._pace.require_room(self.in_flight)
+        place = self._room.ask()
         loop = asyncio.get_running_loop()
         submission = Submission(
             writes=writes,
@@ -154,7 +160,7 @@ class DualWriter:
             answered=loop.create_future(),
             ends_at_s=loop.time() + context.deadline_s,
         )
-        self._tasks.start(self._run(submission), name=f"write {context.request_id}")
+        self._tasks.start(self._run(submission, place), name=f"write {context.request_id}")
         try:
             async with asyncio.timeout(context.deadline_s):
                 return await asyncio.shield(submission.answered)
@@ -189,10 +195,11 @@ class DualWriter:
         """Settle what waits, so that an idempotency key may be used again."""
         await self._parts.settle.flush()
 
-    async def _run(self, submission: Submission) -> None:
+    async def _run(self, submission: Submission, place: Place) -> None:
         answered = submission.answered
         try:
-            items = await self._admit(submission)
+            async with self._room.taken(place):
+                items = await self._admit(submission)
         except Exception as error:  # noqa: BLE001  # handed to the client's own coroutine
             if not answered.done():
                 answered.set_exception(error)
