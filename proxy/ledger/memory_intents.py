@@ -114,14 +114,20 @@ class MemoryIntents:
             if reason:
                 state.mark(item.intent.collection, item.intent.key, reason, xid)
         for item in settlements:
-            mine = state.intents.get(item.intent.seq)
-            if mine is not None and mine.settled_xid is None:
-                mine.settled_xid = xid
-                known = state.answers.get(item.intent.idempotency_key)
-                if item.forget and known is not None and known.answer is None:
-                    del state.answers[item.intent.idempotency_key]
             if item.answer and item.intent.idempotency_key in state.answers:
                 state.answers[item.intent.idempotency_key].answer = dict(item.answer)
+        undone = [item.intent for item in settlements if item.forget]
+        for intent in filter(self._is_open, undone):
+            known = state.answers.get(intent.idempotency_key)
+            if known is not None and known.answer is None:
+                del state.answers[intent.idempotency_key]
+        for item in settlements:
+            if self._is_open(item.intent):
+                state.intents[item.intent.seq].settled_xid = xid
+
+    def _is_open(self, intent: Intent) -> bool:
+        mine = self._state.intents.get(intent.seq)
+        return mine is not None and mine.settled_xid is None
 
     def _dirty_reason(self, item: Settlement) -> str:
         if not item.clean:

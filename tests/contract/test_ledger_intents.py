@@ -247,6 +247,15 @@ async def test_a_settle_that_is_repeated_forgets_nothing_of_the_next_try(
     assert await ledger.answered("k1", "d") == {"existed": True}
 
 
+async def test_an_answer_that_is_told_is_kept_whatever_else_is_told_with_it(
+    ledger: Ledger,
+) -> None:
+    (intent,) = await append(ledger, "r1", KEY, idem="k1")
+    done = Settlement(intent=intent, clean=True, answer={"existed": True})
+    await ledger.settle([done, Settlement(intent=intent, clean=True, forget=True)])
+    assert await ledger.answered("k1", "d") == {"existed": True}
+
+
 async def test_an_idempotency_key_is_busy_for_a_second_draft_of_one_append(
     ledger: Ledger,
 ) -> None:

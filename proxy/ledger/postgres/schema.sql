@@ -295,6 +295,11 @@ BEGIN
     ORDER BY t.collection, t.key
     ON CONFLICT (migration, collection, key)
         DO UPDATE SET xid = pg_current_xact_id(), reason = excluded.reason;
+    IF answer_idems IS NOT NULL THEN
+        told := jsonb_object(answer_idems, answers);
+        UPDATE crossfade.idempotency d SET answer = (told ->> d.idem)::jsonb
+        WHERE d.migration = migration_number AND d.idem = ANY (answer_idems);
+    END IF;
     IF undone IS NOT NULL THEN
         -- Not if the intent was taken over, or settled by this very call before its answer was
         -- lost: another try may be on its way by now, or be answered.
@@ -308,11 +313,6 @@ BEGIN
     -- an intent, there it would be one for every intent since the last vacuum.
     UPDATE crossfade.intents i SET settled_xid = pg_current_xact_id()
         WHERE i.seq = ANY (seqs) AND coalesce(i.settled_xid, '0'::xid8) = '0'::xid8;
-    IF answer_idems IS NOT NULL THEN
-        told := jsonb_object(answer_idems, answers);
-        UPDATE crossfade.idempotency d SET answer = (told ->> d.idem)::jsonb
-        WHERE d.migration = migration_number AND d.idem = ANY (answer_idems);
-    END IF;
 END
 $$;
 
