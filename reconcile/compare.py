@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 
-from proxy.errors import Corrupt
 from proxy.ledger.types import Difference
-from proxy.model import Key, Record
+from proxy.model import Key
 from proxy.query import KeyRange
 from proxy.stores.base import KeyDigest, RangeDigest, Store
 from proxy.vectors import VectorPath
 from reconcile.bench import Bench
 from reconcile.digest import compare, difference
 from reconcile.made import sampled, texts_to_judge, without_vector, wrong_vectors
+from reconcile.reading import ReadBack, read_back
 from reconcile.roles import Pair
 from reconcile.tasks import both, to_the_end
 
@@ -64,14 +64,6 @@ class Found:
         """Count a difference and keep it."""
         self.count(found.kind)
         self.differences.append(found)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Side:
-    """Records read again from one store, and those that cannot be decoded, with the reason."""
-
-    records: dict[Key, Record]
-    broken: dict[Key, str]
 
 
 class Comparer:
@@ -208,13 +200,13 @@ class Comparer:
                 found.declare(differs)
         return waiting
 
-    async def _wrong_vectors(self, here: _Side, there: _Side) -> dict[Key, Difference]:
+    async def _wrong_vectors(self, here: ReadBack, there: ReadBack) -> dict[Key, Difference]:
         scope = self._pair.scope
         texts = texts_to_judge(scope, here.records, there.records)
         made = await self._bench.vectors.make(scope, texts)
         return wrong_vectors(scope, here.records, there.records, made)
 
-    def _difference(self, key: Key, here: _Side, there: _Side) -> Difference | None:
+    def _difference(self, key: Key, here: ReadBack, there: ReadBack) -> Difference | None:
         broken = here.broken.get(key) or there.broken.get(key)
         if broken:
             return Difference(
@@ -225,22 +217,10 @@ class Comparer:
             )
         return difference(self._pair.scope, key, here.records.get(key), there.records.get(key))
 
-    async def _read(self, store: Store, keys: Sequence[Key], *, vectors: bool) -> _Side:
-        """Read records by key; halve on a row that cannot be decoded until it is named."""
-        try:
-            records = await store.get(
-                self._pair.name, keys, vectors=vectors, deadline_s=self._deadline_s
-            )
-        except Corrupt as error:
-            if len(keys) == 1:
-                return _Side(records={}, broken={keys[0]: str(error)})
-            middle = len(keys) // 2
-            left = await self._read(store, keys[:middle], vectors=vectors)
-            right = await self._read(store, keys[middle:], vectors=vectors)
-            return _Side(
-                records={**left.records, **right.records}, broken={**left.broken, **right.broken}
-            )
-        return _Side(records=records, broken={})
+    async def _read(self, store: Store, keys: Sequence[Key], *, vectors: bool) -> ReadBack:
+        return await read_back(
+            store, self._pair.name, keys, vectors=vectors, deadline_s=self._deadline_s
+        )
 
     async def _digest(self, store: Store, keys: KeyRange) -> RangeDigest:
         pair = self._pair

@@ -7,13 +7,14 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from proxy.errors import Corrupt, Reason, Rejected, Unavailable
-from proxy.model import Key, Record, WriteOp
+from proxy.model import Key, WriteOp
 from proxy.query import KeyRange
 from proxy.stores.base import BulkTarget, KeyDigest, Page, Store
 from reconcile.batch import Copied, Counter, PageAsk, Path, Span, outcome_of
 from reconcile.digest import equal_keys
 from reconcile.letters import DeadLetters
 from reconcile.ranges import BatchPlan, plan_batch, remaining
+from reconcile.reading import ReadBack, read_back
 from reconcile.roles import Pair
 from reconcile.snapshot import CopyDesk, OpenCopy, Reach, Step, pass_by
 from reconcile.tasks import both
@@ -100,16 +101,16 @@ class Copier:
             flying = copy.in_flight.intersection(keys) - foreign
             todo = [key for key in keys if key in copy.claimed and key not in foreign]
             await pair.primary.landed(pair.name, deadline_s=self._deadline_s)
-            records, dead = await self._read(pair, todo)
+            read = await self._read(pair, todo)
             await self._reach(Step.READ)
-            gone = [key for key in todo if key not in records and key not in dead]
-            fitted, textless = await self._vectors.fit(pair.scope, list(records.values()))
+            gone = [key for key in todo if key not in read.records and key not in read.broken]
+            fitted, textless = await self._vectors.fit(pair.scope, list(read.records.values()))
             copy.require_claims()
             stored = await self._writer.store(
                 pair, fitted, gone, op=WriteOp.UPSERT, written=copy.written
             )
             copy.answered = True
-            stored.dead.update({**dead, **textless})
+            stored.dead.update({**read.broken, **textless})
             await self._reach(Step.WRITTEN)
             resolved = await self._note_letters(pair, stored.dead, stored.touched)
             await copy.finish(touched=stored.touched | foreign, left_out=stored.left)
@@ -224,8 +225,8 @@ class Copier:
             return await self._load(copy, ask.pair, page, plan, ask.target)
         dead: dict[Key, str] = {}
         if path is Path.ISOLATE or not ask.pair.scope.vector:
-            found, dead = await self._read(ask.pair, plan.fresh)  # without vectors nobody needs
-            records = list(found.values())
+            read = await self._read(ask.pair, plan.fresh)  # without vectors nobody needs
+            records, dead = list(read.records.values()), read.broken
         else:
             records = await page.records(plan.not_fresh)
         fitted, textless = await self._vectors.fit(ask.pair.scope, records)
@@ -256,25 +257,11 @@ class Copier:
             )
         return Stored(touched=set(plan.fresh), bytes=counter.bytes)
 
-    async def _read(
-        self, pair: Pair, keys: Sequence[Key]
-    ) -> tuple[dict[Key, Record], dict[Key, str]]:
-        """Read records by key; halve on a row that cannot be decoded until it is named.
-
-        Returns:
-            The records that exist, and the keys that cannot be decoded with the reason.
-        """
-        if not keys:
-            return {}, {}
-        try:
-            found = await pair.primary.get(
-                pair.name, keys, vectors=pair.scope.vector, deadline_s=self._deadline_s
-            )
-        except Corrupt as error:
-            if len(keys) == 1:
-                return {}, {keys[0]: str(error)}
-            middle = len(keys) // 2
-            left, left_dead = await self._read(pair, keys[:middle])
-            right, right_dead = await self._read(pair, keys[middle:])
-            return {**left, **right}, {**left_dead, **right_dead}
-        return found, {}
+    async def _read(self, pair: Pair, keys: Sequence[Key]) -> ReadBack:
+        return await read_back(
+            pair.primary,
+            pair.name,
+            keys,
+            vectors=pair.scope.vector,
+            deadline_s=self._deadline_s,
+        )
