@@ -15,6 +15,11 @@ from tests.faults.harness.waiting import until
 
 pytestmark = pytest.mark.faults
 FIRST = ("rust", "serde", "first")
+PATIENT = {
+    "ledger": {"lease_s": 20.0},
+    "writes": {"primary_deadline_s": 10.0, "secondary_deadline_s": 10.0},
+}
+"""No store is given up before the test lets it answer, however busy the machine is."""
 
 
 async def dual_writing(scene: Scene, slow: str) -> tuple[Relay, Replica]:
@@ -25,6 +30,11 @@ async def dual_writing(scene: Scene, slow: str) -> tuple[Relay, Replica]:
     await replica.client.upsert("sources", ("rust", "serde"), {"version": "1.0"})
     await replica.client.upsert("documents", FIRST, {"content": "c"}, vector=vector_of("c"))
     return relay, replica
+
+
+def under_way(scene: Scene, relay: Relay) -> bool:
+    """True if the ledger has the intent of a write and the relay holds what is sent."""
+    return relay.held_bytes > 0 and scene.left_over()[0] > 0
 
 
 @pytest.mark.parametrize("slow", ["old", "new"])
@@ -60,13 +70,15 @@ async def test_writes_cancelled_at_any_moment_end_on_both_stores_or_on_none(
 async def test_a_write_whose_client_has_gone_runs_to_its_end_without_a_repair(
     scene: Scene,
 ) -> None:
+    scene.overrides.update(PATIENT)
     relay, replica = await dual_writing(scene, "new")
+    await scene.settled()
     key = ("rust", "serde", "page")
     relay.hold()
     writing = asyncio.create_task(
         replica.client.upsert("documents", key, {"content": "c"}, vector=vector_of("c"))
     )
-    await until(lambda: relay.held_bytes > 0, what="the write on its way to the new store")
+    await until(lambda: under_way(scene, relay), what="the write on its way to the new store")
     writing.cancel()
     await asyncio.wait({writing})
     relay.release()
@@ -79,16 +91,22 @@ async def test_a_write_whose_client_has_gone_runs_to_its_end_without_a_repair(
 async def test_a_deadline_exceeded_is_ambiguous_and_the_write_ends_all_the_same(
     scene: Scene,
 ) -> None:
+    scene.overrides.update(PATIENT)
     relay, replica = await dual_writing(scene, "old")
-    relay.delay_s = 0.5
-    client = replica.client.scoped(timeout_s=0.3)
+    await scene.settled()
+    relay.hold()
+    client = replica.client.scoped(timeout_s=1.0)
     key = ("rust", "serde", "page")
+    writing = asyncio.create_task(
+        client.upsert("documents", key, {"content": "c"}, vector=vector_of("c"))
+    )
+    await until(lambda: under_way(scene, relay), what="the write on its way to the old store")
     with pytest.raises(DeadlineExceeded) as caught:
-        await client.upsert("documents", key, {"content": "c"}, vector=vector_of("c"))
+        await writing
     assert caught.value.detail.reason == "AMBIGUOUS"
     assert caught.value.maybe_applied
     assert "idempotency key" in caught.value.message
-    relay.delay_s = 0.0
+    relay.release()
     await scene.reconcile()
     await scene.quiet()
     assert_equal(scene.dbs)

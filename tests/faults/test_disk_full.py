@@ -96,6 +96,7 @@ async def test_a_full_disk_of_lancedb_fails_no_write_and_is_repaired_when_there_
         async with open_trial(
             ("postgresql", "lancedb"), disk.folder, new_database, logs=tmp_path
         ) as trial:
+            trial.scene.overrides["ledger"] = {"lease_s": 20.0}  # only the disk is tried here
             await trial.begin()
             client = trial.replica.client
             async with trial.under_load(workers=3) as load:

@@ -23,6 +23,12 @@ async def test_a_proxy_killed_when_one_store_has_the_write_leaves_it_to_the_othe
     scene: Scene, reached: str
 ) -> None:
     """Whatever the primary holds in the end is on both; the key is dirty once the lease is over."""
+    scene.overrides.update(
+        {
+            "ledger": {"lease_s": 5.0},  # killed before the write is given up, however busy we are
+            "writes": {"primary_deadline_s": 4.0, "secondary_deadline_s": 4.0},
+        }
+    )
     other = "new" if reached == "old" else "old"
     relay = await scene.relay(other)
     replica = await scene.serve("first")

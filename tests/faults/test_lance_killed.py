@@ -205,14 +205,7 @@ async def cut_over(story: Story) -> None:
     await scene.phase(replica, Phase.SHADOW, Phase.RAMP)
     change = await replica.control.set_traffic(100.0, actor=ACTOR, reason="a test", force=True)
     assert change.applied, change.message
-
-    async def swapped() -> bool:
-        change = await replica.control.change_phase(
-            Phase.NEW_PRIMARY, actor=ACTOR, reason="a test", force=True
-        )
-        return change.applied
-
-    await until(swapped, what="the swap", timeout_s=60)
+    await scene.swap(replica)
 
 
 async def killed_as_the_primary(story: Story) -> None:

@@ -105,7 +105,7 @@ async def test_an_append_whose_answer_is_lost_blocks_neither_its_key_nor_the_swa
     await scene.quiet()
     await scene.phase(replica, Phase.SHADOW, Phase.RAMP)
     await replica.control.set_traffic(100, actor=ACTOR, reason="a test", force=True)
-    await scene.phase(replica, Phase.NEW_PRIMARY)
+    await scene.swap(replica)
     assert_equal(scene.dbs)
 
 

@@ -11,6 +11,10 @@ from tests.faults.harness.waiting import until
 pytestmark = pytest.mark.faults
 DEADLINE_S = 2.0
 GROWTH_MB_MAX = 100
+ENOUGH = 60.0
+"""Writes a second, half of what the store can take: with less this machine is the bottleneck."""
+PATIENCE = 20
+"""Seconds in which it may get over what keeps it busy."""
 LONG_LEASE = {"lease_s": 20.0}
 """A busy machine costs nobody the lease: only the load is tried here."""
 
@@ -30,7 +34,10 @@ async def test_past_capacity_calls_are_refused_soon_and_what_is_accepted_is_serv
     await trial.begin()
     relay.delay_s = 0.03
     arrivals = Arrivals(trial.replica.client, timeout_s=3 * DEADLINE_S)
-    capacity = await arrivals.capacity(for_s=1.0, workers=8)
+    for _ in range(PATIENCE):
+        capacity = await arrivals.capacity(for_s=1.0, workers=8)
+        if capacity > ENOUGH:
+            break
     before_mb, _ = weight(trial.replica.process)
     held = [await arrivals.offer(share * capacity, for_s=2.5) for share in (1.0, 1.5, 3.0)]
     after_mb, _ = weight(trial.replica.process)

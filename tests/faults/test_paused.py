@@ -58,10 +58,7 @@ async def test_writes_that_slept_past_a_swap_never_undo_what_was_written_after_i
     gone = set(alive(scene))
     await until(lambda: len(alive(scene)) == 1, what="the end of its lease")
     gone -= set(alive(scene))
-    change = await other.control.change_phase(
-        Phase.NEW_PRIMARY, actor=ACTOR, reason="a test", force=True
-    )
-    assert change.applied, change.message
+    await scene.swap(other)
     before = {key: row[0] for key, row in documents(scene.dbs.new, "new").items()}
     await asyncio.gather(*await write_all(other, "after"))
     sleeper.process.resume()
@@ -92,7 +89,7 @@ async def test_writes_that_slept_past_a_swap_never_undo_what_was_written_after_i
 async def test_a_swap_while_a_replica_is_suspended_is_refused_and_changes_nothing(
     scene: Scene,
 ) -> None:
-    scene.overrides["ledger"] = {"lease_s": 20.0}
+    scene.overrides.update({"ledger": {"lease_s": 20.0}, "writes": {"hold_max_s": 10.0}})
     sleeper, other = await scene.serve("sleeper"), await scene.serve("other")
     await scene.reconcile()
     await scene.phase(other, Phase.DUAL_WRITE)
@@ -118,15 +115,6 @@ async def test_a_swap_while_a_replica_is_suspended_is_refused_and_changes_nothin
     events = await other.control.events(limit=1000)
     assert [event.kind for event in events][-2:] == ["hold", "release"]
     sleeper.process.resume()
-
-    async def swapped() -> bool:
-        with contextlib.suppress(CallError):
-            again = await other.control.change_phase(
-                Phase.NEW_PRIMARY, actor=ACTOR, reason="a test", force=True
-            )
-            return again.applied
-        return False
-
-    await until(swapped, what="the swap once it is back")
+    await scene.swap(other)
     await scene.quiet()
     assert_equal(scene.dbs)

@@ -100,12 +100,14 @@ async def test_a_primary_that_hangs_before_the_write_begins_is_unavailable_soon(
 
 async def test_an_answer_that_is_lost_leaves_the_key_to_repair(scene: Scene) -> None:
     relay = await scene.relay("old")
-    replica = await scene.serve()
+    # One connection: the next write of the kind finds its statements prepared.
+    replica = await scene.serve(over={"old": {"pool_size_min": 1, "pool_size_max": 1}})
     await scene.phase(replica, Phase.DUAL_WRITE)
     client = replica.client
     await client.upsert("sources", ("rust", "serde"), {"version": "1.0"})
     first = ("rust", "serde", "first")  # takes numbers, prepares the statement
     await client.upsert("documents", first, {"content": "c"}, vector=vector_of("c"))
+    await scene.settled()
     relay.hold(up=False)
     with pytest.raises(CallError) as caught:
         await client.upsert(

@@ -21,7 +21,7 @@ async def test_its_job_goes_on_elsewhere_and_what_it_does_on_waking_undoes_nothi
     await scene.phase(replica, Phase.DUAL_WRITE)
     sleeper = await scene.reconcile()
     job = await replica.control.start_job(
-        JobKind.BACKFILL, {"rows_per_s_max": 300.0, "build_indexes": False}, actor=ACTOR
+        JobKind.BACKFILL, {"rows_per_s_max": 150.0, "build_indexes": False}, actor=ACTOR
     )
 
     def owner() -> str:

@@ -95,6 +95,12 @@ async def test_writes_behind_an_exhausted_pool_wait_their_turn_or_are_unavailabl
     scene: Scene,
 ) -> None:
     few = {"pool_size_min": 1, "pool_size_max": 2}
+    scene.overrides.update(  # time enough for every one's turn, on a busy machine too
+        {
+            "ledger": {"lease_s": 15.0},
+            "writes": {"primary_deadline_s": 5.0, "secondary_deadline_s": 5.0},
+        }
+    )
     replica = await scene.serve(over={"old": few, "new": few})
     await scene.phase(replica, Phase.DUAL_WRITE)
     client = replica.client

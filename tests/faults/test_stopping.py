@@ -62,7 +62,14 @@ async def test_writes_under_way_are_answered_or_told_apart_when_the_proxy_stops(
 async def test_writes_held_by_a_swap_whose_proxy_was_killed_go_on_and_none_fails(
     scene: Scene,
 ) -> None:
-    scene.overrides["writes"] = {"hold_max_s": 6.0}
+    # Long enough to kill it in, on a busy machine too.
+    scene.overrides.update(
+        {
+            "ledger": {"lease_s": 10.0},
+            "writes": {"hold_max_s": 8.0},
+            "switch": {"drain_timeout_s": 4.0},
+        }
+    )
     keeper, other = await scene.serve("keeper"), await scene.serve("other")
     await scene.reconcile()
     await scene.phase(other, Phase.DUAL_WRITE)
@@ -80,7 +87,8 @@ async def test_writes_held_by_a_swap_whose_proxy_was_killed_go_on_and_none_fails
     other.process.resume()
     with pytest.raises(CallError):
         await swapping
-    await other.client.upsert("documents", ("rust", "serde", "held"), {"content": "c"})
+    patient = other.client.scoped(timeout_s=30.0)
+    await patient.upsert("documents", ("rust", "serde", "held"), {"content": "c"})
     assert scene.ask(held) == [(False,)]
     (event,) = [one for one in await other.control.events(limit=1000) if one.kind == "release"]
     assert event.actor == "watchdog"

@@ -102,8 +102,7 @@ class Process:
 
     def tail(self, lines: int = 25) -> str:
         """Return the end of its log."""
-        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return _tail(self.log, lines)
 
     def signal(self, kind: signal.Signals) -> None:
         """Send a signal to it alone."""
@@ -149,6 +148,11 @@ class Process:
                 os.killpg(self.child.pid, signal.SIGKILL)
 
 
+def _tail(log: Path, lines: int) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         said = json.loads(line)
@@ -180,6 +184,10 @@ class Household:
     def _reap(self) -> None:
         for process in self._processes:
             process.reap()
+
+    def tail(self, name: str, lines: int = 10_000) -> str:
+        """Return the end of the log of the processes of a name so far."""
+        return _tail(self._logs / f"{name}.log", lines)
 
     async def start(
         self,

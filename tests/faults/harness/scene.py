@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +16,7 @@ import yaml
 from crossfade.client import AsyncClient
 from crossfade.client.control import ControlClient
 from crossfade.client.control_types import Change, Job, JobKind, JobState, Phase
+from crossfade.client.errors import CallError
 
 from tests.faults.harness.databases import DIM, Databases, left_over
 from tests.faults.harness.processes import Household, Process
@@ -22,6 +25,8 @@ from tests.faults.harness.waiting import until
 
 ACTOR = "fault test"
 MIGRATION = "faults"
+QUIET_S = 60.0
+"""A reconciler that was killed in a copy keeps its keys for 25 s."""
 
 
 def settings(dbs: Mapping[str, str]) -> dict[str, Any]:
@@ -148,10 +153,15 @@ class Scene:
 
     async def command(self, *arguments: str, timeout_s: float = 60.0) -> tuple[int, str, str]:
         """Run a command to its end; return its exit code, standard output and standard error."""
-        process = await self.household.start(f"command-{len(arguments)}", list(arguments))
-        seen = len(process.tail(10_000))
-        output = await process.output()
-        code = await process.ended(timeout_s)
+        name = f"command-{len(arguments)}"
+        seen = len(self.household.tail(name))
+        process = await self.household.start(name, list(arguments))
+        try:
+            async with asyncio.timeout(timeout_s):
+                output = await process.output()
+        except TimeoutError as error:
+            raise AssertionError(f"{arguments} does not end\n{process.tail()}") from error
+        code = await process.ended()
         return code, output, process.tail(10_000)[seen:]
 
     async def phase(self, replica: Replica, *targets: Phase, force: bool = True) -> Change:
@@ -165,10 +175,41 @@ class Scene:
         assert change is not None
         return change
 
+    async def swap(self, replica: Replica) -> None:
+        """Make the new store the primary. A swap that drains too slowly changes nothing: again."""
+        refusals: list[str] = []
+
+        async def swapped() -> bool:
+            try:
+                change = await replica.control.change_phase(
+                    Phase.NEW_PRIMARY, actor=ACTOR, reason="a test", force=True
+                )
+            except CallError as error:
+                refusals.append(error.message)
+                return False
+            refusals.append(change.message)
+            return change.applied
+
+        try:
+            await until(swapped, what="the swap", timeout_s=90)
+        finally:
+            print("the swap:", refusals[-3:])
+
+    async def answers(self, replica: Replica) -> None:
+        """Wait until a proxy answers: a call that finds its channel still connecting may fail."""
+
+        async def answered() -> bool:
+            with contextlib.suppress(CallError):
+                return bool(await replica.control.status())
+            return False
+
+        await until(answered, what=f"an answer of {replica.process.name}")
+
     async def job(
         self, replica: Replica, kind: JobKind, params: Mapping[str, Any] | None = None
     ) -> Job:
         """Ask the reconciler for a job and return it as it ended."""
+        await self.answers(replica)
         job = await replica.control.start_job(kind, params or {}, actor=ACTOR)
         return await self.ended(replica, job.job_id)
 
@@ -195,7 +236,7 @@ class Scene:
         """Return how many intents are unsettled and how many keys are dirty."""
         return left_over(self.dbs.ledger)
 
-    async def quiet(self, timeout_s: float = 30.0) -> None:
+    async def quiet(self, timeout_s: float = QUIET_S) -> None:
         """Wait until nothing is unsettled and nothing is dirty."""
         try:
             await until(lambda: self.left_over() == (0, 0), what="quiet", timeout_s=timeout_s)

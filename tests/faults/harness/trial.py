@@ -24,7 +24,7 @@ from tests.faults.harness.grounds import Pair, collections
 from tests.faults.harness.load import Load
 from tests.faults.harness.processes import COMMAND, Process
 from tests.faults.harness.relay import Relay
-from tests.faults.harness.scene import Replica, Scene, open_scene
+from tests.faults.harness.scene import QUIET_S, Replica, Scene, open_scene
 from tests.faults.harness.waiting import until
 
 PAIRS = (("postgresql", "postgresql"), ("postgresql", "lancedb"))
@@ -220,7 +220,7 @@ class Trial:
         """Return the ends of the logs of the proxies."""
         return "\n".join(replica.process.tail(8) for replica in self.live.values())
 
-    async def ends_well(self, *, quiet_s: float = 30.0) -> None:
+    async def ends_well(self, *, quiet_s: float = QUIET_S) -> None:
         """Nothing acknowledged is lost, both stores hold the same, errors were clear."""
         await self.scene.quiet(quiet_s)
         await self.pair.assert_equal()
