@@ -18,6 +18,7 @@ from reconcile.params import ROUNDS_MAX, JobParams
 from reconcile.ranges import BatchSize, parents_first
 from reconcile.roles import Pair, RolesChanged
 from reconcile.snapshot import TooSlow
+from reconcile.tasks import sleep_watched
 
 ACTOR = "reconciler"
 
@@ -279,8 +280,7 @@ async def repair_job(bench: Bench, run: JobRun, params: JobParams) -> None:
             await note_repair(bench, done)
         if not params.continuous:
             break
-        run.check()
-        await bench.clock.sleep(params.interval_s)
+        await sleep_watched(bench.clock, params.interval_s, run.check)
     run.progress.stage = "done"
 
 

@@ -1,13 +1,18 @@
-"""Habits with tasks: finish a clean-up despite cancellation, and do two things at once."""
+"""Habits with tasks: finish a clean-up in any case, do two things at once, sleep and watch."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from proxy.clock import Clock
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+SLEEP_S_MAX = 0.5
+"""A long pause is slept in pieces, so that a request to stop is seen soon."""
 
 
 async def to_the_end(work: Coroutine[None, None, None], *, deadline_s: float) -> None:
@@ -50,3 +55,17 @@ async def both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) ->
     except BaseExceptionGroup as errors:
         raise first_of(errors) from errors
     return one.result(), other.result()
+
+
+async def sleep_watched(clock: Clock, delay_s: float, check: Callable[[], None]) -> None:
+    """Sleep, but not long past a request to stop.
+
+    Args:
+        check: called between pieces, and at the end; raises to stop.
+    """
+    while delay_s > 0:
+        check()
+        piece_s = min(delay_s, SLEEP_S_MAX)
+        await clock.sleep(piece_s)
+        delay_s -= piece_s
+    check()

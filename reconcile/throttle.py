@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from proxy.clock import Clock
 from proxy.config.settings import ReconcileSettings
+from reconcile.tasks import sleep_watched
 
 PAUSE_S_MIN = 0.02
 PAUSE_S_MAX = 5.0
@@ -15,9 +16,6 @@ PAUSE_S_MAX = 5.0
 SPEED_UP = 0.7
 SLOW_DOWN = 2.0
 """Slow down fast, speed up slowly: the primary serves live traffic, the job can wait."""
-
-SLEEP_S_MAX = 0.5
-"""A long pause is slept in pieces, so that a request to stop is seen soon."""
 
 WAIT_S_MIN = 0.001
 """A debt smaller than this is forgiven: no clock sleeps shorter."""
@@ -104,11 +102,6 @@ class Throttle:
         self._bytes = Budget(rate_per_s=limits.bytes_per_s_max, at_s=now_s)
         self._pressure = Pressure(latency_ms_max=limits.primary_latency_ms_max)
 
-    @property
-    def pause_s(self) -> float:
-        """The back-pressure in force."""
-        return self._pressure.pause_s
-
     def spend(self, rows: int, size_bytes: int) -> None:
         """Note what a batch has moved."""
         now_s = self._clock.monotonic_s()
@@ -127,18 +120,10 @@ class Throttle:
             await ping()
             latency_ms = (self._clock.monotonic_s() - began_s) * 1000
             self._pressure = self._pressure.seen(latency_ms)
-            await self._sleep(self._pressure.pause_s, check)
+            await sleep_watched(self._clock, self._pressure.pause_s, check)
         while (wait_s := self._wait_s()) > 0:
-            await self._sleep(wait_s, check)
+            await sleep_watched(self._clock, wait_s, check)
 
     def _wait_s(self) -> float:
         now_s = self._clock.monotonic_s()
         return max(self._rows.wait_s(now_s), self._bytes.wait_s(now_s))
-
-    async def _sleep(self, delay_s: float, check: Callable[[], None]) -> None:
-        while delay_s > 0:
-            check()
-            piece_s = min(delay_s, SLEEP_S_MAX)
-            await self._clock.sleep(piece_s)
-            delay_s -= piece_s
-        check()

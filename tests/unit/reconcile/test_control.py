@@ -317,6 +317,21 @@ async def test_a_continuous_verify_begins_again(rig: Rig) -> None:
     assert rig.watcher.problems == []
 
 
+async def test_a_continuous_repair_stops_soon_in_the_longest_pause(rig: Rig) -> None:
+    reconciler = rig.reconciler()
+    job = await reconciler.create(JobKind.REPAIR, {"continuous": True, "interval_s": 3600})
+    running = asyncio.ensure_future(reconciler.run_job(job.job_id))
+
+    async def pausing() -> bool:
+        return rig.clock.passed_s > 10
+
+    await until(pausing)
+    reconciler.stop()
+    ended = await asyncio.wait_for(running, 20)
+    assert ended.state is JobState.REQUESTED
+    assert rig.clock.passed_s < 60
+
+
 async def test_a_backfill_obeys_its_rate() -> None:
     took: dict[int, float] = {}
     for rate in (0, 1):
