@@ -124,14 +124,18 @@ class Reconciler:
         roles = await bench.roles(read_only=True)
         return await with_samples(bench, roles, await make_plan(bench, roles, collections))
 
-    async def create(self, kind: JobKind, params: Mapping[str, JsonValue]) -> Job:
-        """Ask for a job; a runner picks it up.
+    def check(self, kind: JobKind, params: Mapping[str, JsonValue]) -> None:
+        """Return if a job may be asked for with these parameters.
 
         Raises:
             Rejected(INVALID_ARGUMENT): a parameter is wrong; every problem is named.
         """
         parse_params(kind, params, self._known)
         settings_for(self._settings, params)
+
+    async def create(self, kind: JobKind, params: Mapping[str, JsonValue]) -> Job:
+        """Ask for a job; a runner picks it up. Raises as `check`."""
+        self.check(kind, params)
         return await self._ledger.create_job(kind, params)
 
     async def run_once(

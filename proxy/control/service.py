@@ -40,6 +40,10 @@ from proxy.stores.sides import Sides
 log = logging.getLogger(__name__)
 
 
+def take_any(kind: JobKind, params: Mapping[str, JsonValue]) -> None:
+    """Let every parameter pass."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlParts:
     """What the control plane is made of.
@@ -48,6 +52,8 @@ class ControlParts:
         engines: store name -> engine name, for people.
         gate: the shadow gate, judged now.
         report: the merged shadow report.
+        check_job: raises Rejected if a job has wrong parameters; handed in, because what they
+            mean is known elsewhere.
     """
 
     migration: str
@@ -58,6 +64,7 @@ class ControlParts:
     judge: JudgeSettings
     gate: Callable[[], Awaitable[Sequence[Precondition]]]
     report: Callable[[], Awaitable[Mapping[str, JsonValue]]]
+    check_job: Callable[[JobKind, Mapping[str, JsonValue]], None] = take_any
     clock: Clock = field(default_factory=SystemClock)
 
 
@@ -265,6 +272,7 @@ class ControlService:
 
     async def start_job(self, kind: JobKind, params: Mapping[str, JsonValue], *, actor: str) -> Job:
         """See `ControlPlane.start_job`."""
+        self._parts.check_job(kind, params)
         job = await self._parts.ledger.create_job(kind, params)
         await self._log("job.start", actor, {"job_id": job.job_id, "kind": kind.value})
         return job

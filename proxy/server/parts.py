@@ -238,6 +238,7 @@ def _build_control(
             ),
             gate=partial(_judge_shadow, ledger, settings, shadow),
             report=partial(_report_shadow, ledger, settings, shadow, clock),
+            check_job=reconciler.check,
             clock=clock,
         )
     )

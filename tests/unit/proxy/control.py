@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from proxy.clock import SystemClock
 from proxy.config.settings import SwitchSettings
 from proxy.control.preconditions import JudgeSettings
-from proxy.control.service import ControlParts, ControlService
+from proxy.control.service import ControlParts, ControlService, take_any
 from proxy.control.switch import Switch
 from proxy.controlplane import Precondition
 from proxy.ledger.types import JobKind, JobState, Phase
@@ -32,6 +32,7 @@ def control(
     drain_timeout_s: float = 2.0,
     ack_timeout_s: float = 5.0,
     drain: Callable[[], Awaitable[None]] | None = None,
+    check_job: Callable[[JobKind, Mapping[str, JsonValue]], None] = take_any,
 ) -> ControlService:
     """Return an operator's control plane over a replica."""
     clock = SystemClock()
@@ -67,6 +68,7 @@ def control(
             judge=JudgeSettings(dirty_reads_max=1000, dirty_swap_max=0),
             gate=_open_gate,
             report=_empty_report,
+            check_job=check_job,
         )
     )
 
