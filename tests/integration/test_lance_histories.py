@@ -14,9 +14,10 @@ from proxy.errors import Reason, Rejected
 from proxy.layouts import IndexSpec, StoreSchema
 from proxy.model import Record, Write, WriteOp
 from proxy.query import KeyRange, ListQuery, Order, Projection, SearchQuery
-from proxy.stores.arrow import ArrowPlan, encode_records
+from proxy.stores.arrow import ArrowPlan
 from proxy.stores.lancedb import LanceStore
 from proxy.stores.memory import MemoryStore
+from tests.chunks import encode_records
 from tests.doc_server import vector
 from tests.lance import DIM, gone, item, lance, schema, shelf
 

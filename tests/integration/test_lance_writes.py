@@ -334,7 +334,8 @@ async def test_a_defect_in_the_writer_is_told_and_does_not_end_it(
 
 
 async def test_bulk_rows_wait_their_turn_and_come_all_or_none(store: LanceStore) -> None:
-    from proxy.stores.arrow import ArrowPlan, encode_records
+    from proxy.stores.arrow import ArrowPlan
+    from tests.chunks import encode_records
 
     fields = sorted(store.schema.stored_value_fields("items"))
     target = await store.bulk_target("items", fields)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from proxy.errors import Corrupt, Reason, Rejected
 from proxy.model import Key, Write, WriteOp
 from proxy.query import KeyRange, ListQuery
-from proxy.stores.arrow import DIALECT, ArrowPlan, decode_chunk, encode_records
+from proxy.stores.arrow import DIALECT, ArrowPlan, decode_chunk
 from proxy.stores.base import BulkTarget
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres.pages import ARROW
 from tests import things
+from tests.chunks import encode_records
 from tests.doc_server import create_tables, document, schemas, source
 
 PLAN = ArrowPlan(fields=(*things.NAMES, "rest"), vector=True)
