@@ -27,7 +27,7 @@ class Evidence:
     Attributes:
         problems: what `Store.check` found, both stores.
         backfill: the newest finished backfill that covers this dual-write period, None if none.
-        gate: the shadow gate's conditions.
+        gate: the shadow gate's conditions; none in a phase without shadow reads.
         at: when all this was known, by the clock of this replica.
     """
 

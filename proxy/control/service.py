@@ -33,7 +33,7 @@ from proxy.ledger.types import (
     Routing,
 )
 from proxy.model import JsonValue
-from proxy.routing.phases import Step, after, allowed_targets, secondary_of, step
+from proxy.routing.phases import Step, after, allowed_targets, secondary_of, shadows, step
 from proxy.routing.replicas import lost
 from proxy.stores.sides import Sides
 
@@ -113,7 +113,7 @@ class ControlService:
             dead_letters=await ledger.dead_letters(limit=1000),
             indexes=await index_states(secondary),
             flags=flags,
-            gate=await parts.gate(),
+            gate=await parts.gate() if shadows(routing.phase) else (),
             at=parts.clock.now(),
         )
 
