@@ -182,4 +182,22 @@ def warn_settings(settings: Settings, source: Source) -> tuple[str, ...]:
             found.append(
                 f"{name} is in memory: it is empty at every start, and seen by nobody else"
             )
+    found += _read_too_long(settings, source)
     return tuple(found)
+
+
+def _read_too_long(settings: Settings, source: Source) -> Iterator[str]:
+    """A LanceDB read of a version that is removed meanwhile fails."""
+    deadlines = {
+        "reads.deadline_s": settings.reads.deadline_s,
+        "reconcile.deadline_s": settings.reconcile.deadline_s,
+    }
+    for name, store in (("old", settings.old), ("new", settings.new)):
+        keep_s = store.lance.keep_versions_s
+        late = [at for at, deadline_s in deadlines.items() if deadline_s >= keep_s]
+        if store.engine == "lancedb" and late:
+            where = source.where((name, "lance", "keep_versions_s"))
+            yield (
+                f"{where}: versions are removed after {keep_s:g} s, and {' and '.join(late)} lets"
+                " a read last as long: it would fail"
+            )

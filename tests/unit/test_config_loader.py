@@ -283,3 +283,16 @@ def test_a_memory_store_is_warned_about() -> None:
     assert config.warnings == (
         "old is in memory: it is empty at every start, and seen by nobody else",
     )
+
+
+def test_a_lancedb_version_that_goes_before_its_readers_do_is_warned_about() -> None:
+    def warned(lance: str) -> list[str]:
+        store = f"engine: lancedb, uri: /tmp/db, lance: {{{lance}}}"
+        text = MINIMAL.replace('engine: postgresql, dsn: "host=a dbname=new"', store)
+        config = loaded(text.replace("doc-server", "work-items"))
+        return [line for line in config.warnings if "versions" in line]
+
+    assert warned("keep_versions_s: 121") == []
+    (line,) = warned("keep_versions_s: 60")
+    assert "(new.lance.keep_versions_s)" in line
+    assert "reconcile.deadline_s lets a read last as long" in line
