@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -122,10 +122,9 @@ class ProcessEmbedder:
         # A call larger than the queue goes through it in parts.
         step = max(1, self._settings.queue_texts_max // 2)
         found: list[bytes] = []
-        with _deadline(deadline_s):
-            async with asyncio.timeout(deadline_s):
-                for start in range(0, len(texts), step):
-                    found += await self._embed(model, texts[start : start + step], urgent=False)
+        async with _within(deadline_s):
+            for start in range(0, len(texts), step):
+                found += await self._embed(model, texts[start : start + step], urgent=False)
         return found
 
     async def query(self, model: str, text: str, *, deadline_s: float) -> bytes:
@@ -135,9 +134,8 @@ class ProcessEmbedder:
             self._cache.move_to_end(key)
             return self._cache[key]
         self._counts["query_cache_misses"] += 1
-        with _deadline(deadline_s):
-            async with asyncio.timeout(deadline_s):
-                (vector,) = await self._embed(model, [text], urgent=True)
+        async with _within(deadline_s):
+            (vector,) = await self._embed(model, [text], urgent=True)
         if self._settings.query_cache:
             self._cache[key] = vector
             while len(self._cache) > self._settings.query_cache:
@@ -282,22 +280,18 @@ class ProcessEmbedder:
         )
 
 
-class _deadline:  # noqa: N801 - reads as a function
-    """Turns the end of the deadline into the contract's error."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self._deadline_s = deadline_s
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TimeoutError):
-            raise Unavailable(
-                f"The embedder gave no answer within {self._deadline_s:g} s.",
-                where="embedder",
-                hint="Try again; send fewer texts at once.",
-            ) from error
+@asynccontextmanager
+async def _within(deadline_s: float) -> AsyncIterator[None]:
+    """Give up at the deadline, with the contract's error."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            yield
+    except TimeoutError as error:
+        raise Unavailable(
+            f"The embedder gave no answer within {deadline_s:g} s.",
+            where="embedder",
+            hint="Try again; send fewer texts at once.",
+        ) from error
 
 
 def _refusal(answer: Refused) -> CrossfadeError:
