@@ -64,7 +64,8 @@ def open_channel(
         # A replica that is down is passed over; one that comes back is found within two seconds.
         ("grpc.lb_policy_name", "round_robin"),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # Despite its name: so long an attempt to connect may take.
+        ("grpc.min_reconnect_backoff_ms", 5000),
         ("grpc.max_reconnect_backoff_ms", 2000),
     ]
     if credentials is None:
