@@ -25,6 +25,7 @@ from tests.faults.harness.waiting import until
 
 ACTOR = "fault test"
 MIGRATION = "faults"
+CONNECT_S = 60.0
 QUIET_S = 60.0
 """A reconciler that was killed in a copy keeps its keys for 25 s."""
 
@@ -133,11 +134,22 @@ class Scene:
         return await self.household.start(f"serve-{name}", arguments)
 
     async def clients(self, process: Process) -> Replica:
-        """Return a serving process with clients of it."""
+        """Return a serving process with clients of it, their channels connected.
+
+        The first call on a channel that is still connecting fails if a busy machine takes too
+        long for a handshake.
+        """
         client = AsyncClient(process.address, retries=0)
         control = ControlClient(process.address, retries=0, change_timeout_s=20.0)
         self.stack.push_async_callback(client.close)
         self.stack.push_async_callback(control.close)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await asyncio.gather(
+                    client._channel.channel_ready(), control._channel.channel_ready()
+                )
+        except TimeoutError as error:
+            raise AssertionError(f"{process.name} takes no connection\n{process.tail()}") from error
         return Replica(process=process, client=client, control=control)
 
     async def reconcile(self, over: Mapping[str, Any] | None = None) -> Process:
