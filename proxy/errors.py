@@ -65,6 +65,10 @@ class Rejected(CrossfadeError):
         self.violations = violations
 
 
+class RolledBack(Rejected):
+    """A write of an atomic batch that was undone because another write of the batch failed."""
+
+
 class Unavailable(CrossfadeError):
     """Not applied, or not answered; the same request may be retried.
 

@@ -15,7 +15,7 @@ from proxy.dataplane import (
 )
 from proxy.dual_write.deletes import Deletes
 from proxy.dual_write.writer import DualWriter
-from proxy.errors import CrossfadeError, Reason, Rejected
+from proxy.errors import CrossfadeError, RolledBack
 from proxy.model import Key, Write, WriteOp
 from proxy.query import CountQuery, Filter, ListQuery, Projection, SearchQuery
 from proxy.read_path import ReadPath
@@ -45,7 +45,7 @@ class Plane:
         items = await self._writer.submit(writes, atomic=atomic, context=context)
         if atomic:
             errors = [item.error for item in items if item.error is not None]
-            causes = [error for error in errors if not _is_consequence(error)]
+            causes = [error for error in errors if not isinstance(error, RolledBack)]
             if errors:
                 raise (causes or errors)[0]
         return items
@@ -73,13 +73,3 @@ class Plane:
     async def search(self, query: SearchQuery, context: RequestContext) -> Found:
         """See `DataPlane.search`."""
         return await self._reader.search(query, context)
-
-
-def _is_consequence(error: Exception) -> bool:
-    """True for the errors of writes that were only rolled back with the one that failed."""
-    undone = "was not written: another write of its batch failed"
-    return (
-        isinstance(error, Rejected)
-        and error.reason is Reason.FAILED_PRECONDITION
-        and undone in error.message
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -220,7 +219,7 @@ class ReadPath:
         chosen = self._choose(routing, query.collection, asked.names, context)
         deadline_s = self._deadline_s(context)
         wider = replace(query, projection=_with_order(query))
-        began_s = time.perf_counter()
+        began_s = self._parts.clock.monotonic_s()
         rows, served = await self._read(
             routing,
             chosen,
@@ -271,14 +270,14 @@ class ReadPath:
             used.add(_VECTOR)
         chosen = self._choose(routing, query.collection, frozenset(used), context)
         deadline_s = self._deadline_s(context)
-        began_s = time.perf_counter()
+        began_s = self._parts.clock.monotonic_s()
 
         async def ask(store: Store) -> SearchResult:
             nonlocal began_s
-            started_s = time.perf_counter()
+            started_s = self._parts.clock.monotonic_s()
             ready = await self._queries.for_store(query, store.schema, deadline_s)
             # Shadow reads compare stores: what embedding takes is not theirs.
-            began_s = time.perf_counter()
+            began_s = self._parts.clock.monotonic_s()
             left_s = max(deadline_s - (began_s - started_s), _NO_TIME_S)
             return await store.search(ready, deadline_s=left_s)
 
@@ -337,7 +336,7 @@ class ReadPath:
         )
         failure: CrossfadeError = Unavailable(f"The {name} store keeps failing.", where=name)
         if side.breaker.state != "open" or not may_fall_back:
-            began_s = time.perf_counter()
+            began_s = self._parts.clock.monotonic_s()
             try:
                 result = await read(side.store)
             except Rejected:
@@ -345,7 +344,7 @@ class ReadPath:
             except CrossfadeError as error:
                 if isinstance(error, Unavailable) and error.where == "embedder":
                     raise  # no store failed, and the other one needs the same embedder
-                impatient = self._impatient(ask.context, time.perf_counter() - began_s)
+                impatient = self._impatient(ask.context, self._parts.clock.monotonic_s() - began_s)
                 if isinstance(error, Unavailable) and not impatient:
                     side.breaker.failed()
                 if not may_fall_back:
@@ -411,7 +410,7 @@ class ReadPath:
             candidate_store=other_of(served.store),
             search=result,
             records=records,
-            latency_ms=(time.perf_counter() - began_s) * 1000.0,
+            latency_ms=(self._parts.clock.monotonic_s() - began_s) * 1000.0,
         )
         for observer in self._parts.observers:
             observer.observe(reading)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.errors import Corrupt, CrossfadeError, Reason, Rejected, Unavailable
+from proxy.errors import Corrupt, CrossfadeError, Reason, Rejected, RolledBack, Unavailable
 from proxy.model import Applied, Write, WriteOp, WriteResult, encode_key
 
 _REASONS = {
@@ -86,7 +86,8 @@ def refusal(write: Write, result: WriteResult) -> CrossfadeError | None:
         Applied.HAS_CHILDREN: "Somebody keeps adding children; try again.",
     }
     text = messages[result.applied] + (f" {result.detail}" if result.detail else "")
-    return Rejected(text, reason=_REASONS[result.applied], hint=hints.get(result.applied, ""))
+    made = RolledBack if result.applied is Applied.ROLLED_BACK else Rejected
+    return made(text, reason=_REASONS[result.applied], hint=hints.get(result.applied, ""))
 
 
 def refused_if_skipped(told: StoreAnswer, target: str) -> StoreAnswer:

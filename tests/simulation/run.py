@@ -89,7 +89,6 @@ def _deterministic(seed: int, loop: SimLoop) -> Iterator[None]:
     try:
         with (
             mock.patch("proxy.routing.member.uuid.uuid4", name),
-            mock.patch("proxy.read_path.time.perf_counter", loop.time),
             # Polling costs the simulation more than everything that happens.
             mock.patch("proxy.server.housekeeping._HOLD_POLL_S", 0.5),
         ):
