@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from proxy.clock import Clock
+from proxy.config.settings import LATE_WRITE_S
 from proxy.model import Key
-
-LATE_WRITE_S = 5.0
-"""A write that was given up cannot land later than this: the store's server notices by then.
-
-A store without a server is waited for before it is read (`Store.landed`).
-"""
 
 
 class LateWrites:

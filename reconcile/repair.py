@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from proxy.config.settings import LATE_WRITE_S
 from proxy.errors import Rejected
 from proxy.ledger.types import DirtyKey
 from proxy.model import JsonValue, Key
@@ -12,7 +13,6 @@ from reconcile.batch import Copied
 from reconcile.bench import Bench, Check
 from reconcile.checkpoint import JobRun
 from reconcile.copy import Copier
-from reconcile.late import LATE_WRITE_S
 from reconcile.letters import DeadLetters
 from reconcile.params import ROUNDS_MAX, JobParams
 from reconcile.ranges import BatchSize, parents_first

@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
+from proxy.config.settings import LATE_WRITE_S
 from proxy.errors import CrossfadeError, Unavailable
 from proxy.ledger.types import CopyOutcome, CopySnapshot, RangeState
 from proxy.model import Key
-from reconcile.late import LATE_WRITE_S, LateWrites
+from reconcile.late import LateWrites
 from reconcile.roles import CopyLedger, Held, Roles
 from reconcile.tasks import to_the_end
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from proxy.config.secrets import has_password
-from proxy.config.settings import LedgerSettings, Settings, StoreSettings
+from proxy.config.settings import LATE_WRITE_S, LedgerSettings, Settings, StoreSettings
 from proxy.config.source import Path, Source
 from proxy.errors import Violation
 from proxy.layouts import StoreSchema
@@ -183,6 +183,11 @@ def warn_settings(settings: Settings, source: Source) -> tuple[str, ...]:
                 f"{name} is in memory: it is empty at every start, and seen by nobody else"
             )
     found += _read_too_long(settings, source)
+    if settings.writes.late_write_s < LATE_WRITE_S:
+        found.append(
+            f"{source.where(('writes', 'late_write_s'))}: a write that was given up may still land"
+            f" for {LATE_WRITE_S:g} s; a repair that comes before it leaves the stores different"
+        )
     return tuple(found)
 
 

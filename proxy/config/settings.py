@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -93,6 +93,13 @@ class LedgerSettings(_Settings):
     settle_delay_ms: float = Field(default=20.0, ge=0.0, le=1000.0)
 
 
+LATE_WRITE_S: Final = 5.0
+"""A write that was given up cannot land in a store later than this: its server notices by then.
+
+A store without a server is waited for before it is read (`Store.landed`).
+"""
+
+
 class WriteSettings(_Settings):
     """The dual write (design section 3).
 
@@ -104,7 +111,7 @@ class WriteSettings(_Settings):
     ledger_down: Literal["refuse", "primary_alone"] = "refuse"
     primary_deadline_s: float = Field(default=5.0, gt=0, le=60)
     secondary_deadline_s: float = Field(default=2.0, gt=0, le=60)
-    late_write_s: float = Field(default=5.0, ge=0, le=60)
+    late_write_s: float = Field(default=LATE_WRITE_S, ge=0, le=60)
     hold_max_s: float = Field(default=5.0, gt=0, le=60)
     in_flight_max: int = Field(default=1000, ge=1, le=100_000)
     breaker_failures: int = Field(default=5, ge=1, le=1000)

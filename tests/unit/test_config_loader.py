@@ -285,6 +285,12 @@ def test_a_memory_store_is_warned_about() -> None:
     )
 
 
+def test_a_late_write_that_nobody_waits_for_is_warned_about() -> None:
+    assert loaded(MINIMAL + "writes: {late_write_s: 5}\n").warnings == ()
+    (line,) = loaded(MINIMAL + "writes: {late_write_s: 4.9}\n").warnings
+    assert "(writes.late_write_s): a write that was given up may still land for 5 s" in line
+
+
 def test_a_lancedb_version_that_goes_before_its_readers_do_is_warned_about() -> None:
     def warned(lance: str) -> list[str]:
         store = f"engine: lancedb, uri: /tmp/db, lance: {{{lance}}}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from proxy.errors import Corrupt
@@ -61,8 +61,3 @@ async def delete(opened: OpenTable, keys: Sequence[Key]) -> None:
                 f" {result.num_deleted_rows} rows (the first key: {encode_key(part[0])}).",
                 hint="The table has a key twice, or another process writes it too.",
             )
-
-
-def rows_changed(changes: Mapping[str, Changes]) -> int:
-    """Return how many rows a group's commits touch."""
-    return sum(len(item.upserts) + len(item.deletes) for item in changes.values())

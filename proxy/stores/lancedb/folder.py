@@ -75,7 +75,8 @@ class WriterLock:
             raise StoreTaken(
                 f"The {self._store} store cannot write {self._path}: {holder} writes it already.",
                 where=self._store,
-                hint="One process writes a LanceDB folder. Stop that one, or open this read-only.",
+                hint="One process alone writes a LanceDB folder: stop that one, or let it end. If"
+                " it is this migration's proxy, use that one: there can be no second replica.",
             ) from error
         file.truncate(0)
         started = datetime.now(UTC).isoformat(timespec="seconds")

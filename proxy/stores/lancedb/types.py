@@ -31,7 +31,6 @@ _NAMED: Final[Mapping[FieldType, Mapping[str, Any]]] = {
     FieldType.TEXT_LIST: {"list<string>": pa.list_(pa.string())},
     FieldType.JSON: {"string": pa.string(), "large_string": pa.large_string()},
 }
-INT_BITS: Final[Mapping[str, int]] = {"int64": 63, "int32": 31, "int16": 15}
 
 
 def column_type(column: Column, kind: FieldType) -> Any:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from proxy.config.settings import LATE_WRITE_S
 from proxy.errors import Ambiguous, Unavailable
 from proxy.ledger.types import JobKind, JobState, Phase
 from proxy.model import Key, Record, Write, WriteOp
-from reconcile.late import LATE_WRITE_S
 from reconcile.letters import DeadLetters
 from reconcile.ranges import scope_of
 from reconcile.snapshot import REPAIR_S_MAX, Step, TooSlow
