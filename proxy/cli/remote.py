@@ -128,9 +128,13 @@ def as_ours(error: CallError, address: str) -> CrossfadeError:
         return Unavailable(error.message, where=error.detail.metadata.get("where", "proxy"))
     if error.code in Reason.__members__:
         violations = tuple(
-            Violation(where=item.field, expected=item.description) for item in error.violations
+            # A description on the wire says "expected ..."; a violation says the word itself.
+            Violation(where=item.field, expected=item.description.removeprefix("expected "))
+            for item in error.violations
         )
-        return Rejected(error.message, reason=Reason[error.code], violations=violations)
+        hint = error.detail.metadata.get("hint", "")
+        message = error.message.removesuffix(hint).rstrip() or error.message
+        return Rejected(message, reason=Reason[error.code], violations=violations, hint=hint)
     return CrossfadeError(str(error), hint="The proxy's log has more under this request.")
 
 

@@ -33,7 +33,7 @@ from proxy.ledger.types import (
     Routing,
 )
 from proxy.model import JsonValue
-from proxy.routing.phases import Step, after, allowed_targets, secondary_of, shadows, step
+from proxy.routing.phases import ORDER, Step, after, allowed_targets, secondary_of, shadows, step
 from proxy.routing.replicas import lost
 from proxy.stores.sides import Sides
 
@@ -312,14 +312,27 @@ class ControlService:
 
 
 def _no_step(routing: Routing, target: Phase) -> Rejected:
-    reachable = ", ".join(item.value for item in allowed_targets(routing.phase)) or "none"
+    steps = [item.value for item in allowed_targets(routing.phase)]
+    reachable = ", ".join(steps) or "none"
     why = " while a swap is under way" if routing.hold else ""
     return Rejected(
         f"There is no step from {routing.phase.value} to {target.value}{why}.",
         reason=Reason.FAILED_PRECONDITION,
         violations=(Violation(where="target", expected=f"one of: {reachable}", got=target.value),),
-        hint="new_only is the point of no return." if routing.phase is Phase.NEW_ONLY else "",
+        hint=_step_hint(routing, target, steps),
     )
+
+
+def _step_hint(routing: Routing, target: Phase, steps: Sequence[str]) -> str:
+    """Say how to come to `target`, where no single step leads there."""
+    if routing.phase is Phase.NEW_ONLY:
+        return "new_only is the point of no return."
+    if routing.hold:
+        return "Wait until the swap has ended; `crossfade status` shows it."
+    if target is routing.phase:
+        return f"The phase is {target.value} already."
+    forward = ORDER.index(target) > ORDER.index(routing.phase)
+    return f"Go one step at a time: `crossfade phase {steps[0 if forward else -1]}` is the next."
 
 
 def _refused(checked: Sequence[Precondition], *, force: bool) -> str:

@@ -16,7 +16,7 @@ from proxy.cli.exits import ExitCode
 from proxy.cli.jobs import outcome, parameters
 from proxy.cli.jobs import report as report_job
 from proxy.cli.local import JobBar
-from proxy.cli.output import Output, cell, plain
+from proxy.cli.output import Output, cell, error_text, plain
 from proxy.cli.remote import actor_name, as_ours
 from proxy.cli.verify import difference_text
 from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable
@@ -171,3 +171,16 @@ def test_what_a_call_raises_becomes_ours(code: str, detail: Detail, kind: type) 
         assert len(ours.violations) == len(detail.violations)
     if code == "INTERNAL":
         assert "r-9" in str(ours)
+
+
+def test_what_the_proxy_expected_is_said_once_and_its_hint_is_a_line_of_its_own() -> None:
+    detail = Detail(
+        metadata={"hint": "Go on."},
+        violations=(FieldViolation(field="target", description="expected one of: a, got b"),),
+    )
+    ours = as_ours(CallError("No step. Go on.", code="FAILED_PRECONDITION", detail=detail), "h:1")
+    assert error_text(ours).splitlines() == [
+        "error: No step.",
+        "  target: expected one of: a, got b",
+        "hint: Go on.",
+    ]

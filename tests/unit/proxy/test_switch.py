@@ -64,6 +64,9 @@ async def test_a_step_that_does_not_exist_names_those_that_do() -> None:
             await change(control(rig), Phase.NEW_PRIMARY)
         assert caught.value.reason is Reason.FAILED_PRECONDITION
         assert "dual_write" in str(caught.value.violations[0])
+        assert "`crossfade phase dual_write` is the next" in caught.value.hint
+        with pytest.raises(Rejected, match="old_only already"):
+            await change(control(rig), Phase.OLD_ONLY)
 
 
 async def test_swap_and_rollback_under_writes_lose_and_fail_nothing() -> None:
