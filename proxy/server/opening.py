@@ -7,7 +7,13 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from proxy.clock import Clock
-from proxy.errors import ConfigInvalid, CrossfadeError, StoreTaken, Unavailable, Violation
+from proxy.errors import (
+    ConfigInvalid,
+    CrossfadeError,
+    StoreProblem,
+    StoreTaken,
+    Unavailable,
+)
 from proxy.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -54,17 +60,19 @@ class Opening:
         # Both have ended before an error goes on: whoever closes a store that is still being
         # opened leaves the tasks of its pool behind.
         found = await asyncio.gather(*opening, return_exceptions=True)
-        violations: list[Violation] = []
+        problems: list[StoreProblem] = []
         for part in found:
             if isinstance(part, BaseException):
                 raise part
-            violations += part
-        if violations:
-            raise ConfigInvalid("The stores do not fit the layouts.", tuple(violations))
+            problems += part
+        if problems:
+            # In the words of `crossfade plan`: what is wrong, and in brackets what helps.
+            listed = "".join(f"\n  {problem}" for problem in problems)
+            raise ConfigInvalid(f"The stores do not fit the layouts.{listed}", ())
 
-    async def _open(self, name: str) -> list[Violation]:
+    async def _open(self, name: str) -> list[StoreProblem]:
         try:
-            violations = await self._open_when_free(name)
+            problems = await self._open_when_free(name)
         except Unavailable as error:
             if isinstance(error, StoreTaken) and name in self._used:
                 raise
@@ -75,12 +83,12 @@ class Opening:
                 raise
             await self._leave_closed(name, str(error))
             return []
-        if violations and name not in self._used:
-            await self._leave_closed(name, _misfit(violations))
+        if problems and name not in self._used:
+            await self._leave_closed(name, _misfit(problems))
             return []
-        return violations
+        return problems
 
-    async def _open_when_free(self, name: str) -> list[Violation]:
+    async def _open_when_free(self, name: str) -> list[StoreProblem]:
         """Open and check a store; one that another process writes is waited for, a while."""
         until_s = self._clock.monotonic_s() + self._taken_wait_s
         while True:
@@ -124,13 +132,13 @@ class Opening:
     async def _try_again(self, name: str) -> None:
         store = self.stores[name]
         try:
-            violations = await open_and_check(store)
+            problems = await open_and_check(store)
         except CrossfadeError as error:
             self._tell(name, str(error))
             return
-        if violations:
+        if problems:
             # Its writes would be refused one by one; as it is, they are marked and repaired.
-            await self._leave_closed(name, _misfit(violations))
+            await self._leave_closed(name, _misfit(problems))
             if name not in self._used:
                 del self._down[name]
             return
@@ -143,21 +151,16 @@ class Opening:
             log.error("the %s store is not opened: %s", name, trouble)
 
 
-def _misfit(violations: Sequence[Violation]) -> str:
-    listed = "; ".join(str(violation) for violation in violations)
+def _misfit(problems: Sequence[StoreProblem]) -> str:
+    listed = "; ".join(str(problem) for problem in problems)
     return f"it does not fit its layouts: {listed}"
 
 
-async def open_and_check(store: Store) -> list[Violation]:
+async def open_and_check(store: Store) -> list[StoreProblem]:
     """Open a store and return what does not fit its layouts.
 
     Raises:
         Unavailable: it does not answer.
     """
     await store.open()
-    return [
-        Violation(
-            where=problem.store, expected=problem.hint or "what the layout says", got=problem.what
-        )
-        for problem in await store.check()
-    ]
+    return await store.check()

@@ -39,7 +39,8 @@ class Dropped(MemoryStore):
 
     async def check(self) -> list[StoreProblem]:
         """Miss the table."""
-        return [StoreProblem(store=self.name, what="the table crates is missing")]
+        what = "the table crates is missing"
+        return [StoreProblem(store=self.name, what=what, hint="create it")]
 
 
 class Slow(MemoryStore):
@@ -60,8 +61,12 @@ def opening(old: MemoryStore, new: MemoryStore | None = None) -> Opening:
 
 
 async def test_a_store_that_does_not_fit_keeps_a_proxy_from_starting() -> None:
-    with pytest.raises(ConfigInvalid, match="crates is missing"):
-        await opening(Dropped("old")).open()
+    with pytest.raises(ConfigInvalid) as caught:
+        await opening(Dropped("old"), Dropped("new")).open()
+    assert str(caught.value).splitlines()[1:] == [
+        "  old: the table crates is missing (create it)",
+        "  new: the table crates is missing (create it)",
+    ]
 
 
 @pytest.mark.parametrize("error", [None, Corrupt("a strange catalogue")])
