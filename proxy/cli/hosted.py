@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.cli.output import Output
-from proxy.cli.remote import Target, actor_name, as_ours, control
+from proxy.cli.remote import Target, actor_name, as_ours, control, target_of
 from proxy.errors import Reason, Rejected, Unavailable
 
 if TYPE_CHECKING:
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 
     from proxy.cli.local import JobBar
     from proxy.config.loader import Config
-    from proxy.config.settings import ListenSettings
     from proxy.ledger.types import Job, JobKind, Replica
     from proxy.model import JsonValue
 
@@ -28,27 +25,6 @@ PROBE_S = 3.0
 
 AWAITED_S = 300.0
 """For so long a proxy that went down without a goodbye is expected back."""
-
-_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}  # noqa: S104  # where to ask one that listens everywhere
-
-
-def target_of(listen: ListenSettings) -> Target | None:
-    """Return where the configured proxy is found from its own machine, None if nobody can know.
-
-    With TLS its own certificate is trusted, unless CROSSFADE_TLS_CA names another authority.
-    """
-    host, _, port = listen.address.rpartition(":")
-    if not port.isdigit() or port == "0":
-        return None
-    address = f"{_ANYWHERE.get(host, host)}:{port}"
-    if listen.tls is None:
-        return Target(address=address)
-    own = os.environ.get("CROSSFADE_TLS_CERT", "")
-    return Target(
-        address=address,
-        tls_ca=Path(os.environ.get("CROSSFADE_TLS_CA", "") or listen.tls.certificate),
-        tls_cert=Path(own) if own else None,
-    )
 
 
 async def reconciling_proxy(config: Config) -> Target | None:

@@ -12,14 +12,15 @@ import typer
 from proxy.cli.exits import ExitCode
 from proxy.cli.output import Output
 from proxy.cli.remote import (
-    DEFAULT_ADDRESS,
     ActorOption,
     AddressOption,
+    ProxyConfigOption,
     Target,
     TlsCaOption,
     TlsCertOption,
     actor_name,
     control,
+    proxy_of,
 )
 from proxy.cli.session import JsonOption, begin, finish, run
 from proxy.errors import Rejected, Violation
@@ -83,7 +84,8 @@ def job(
     param: ParamOption = None,
     wait: WaitOption = False,
     actor: ActorOption = "",
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: AddressOption = "",
+    config: ProxyConfigOption = None,
     tls_ca: TlsCaOption = None,
     tls_cert: TlsCertOption = None,
     as_json: JsonOption = False,
@@ -115,7 +117,7 @@ def job(
         actor=actor_name(actor),
         wait=wait,
     )
-    target = Target(address=address, tls_ca=tls_ca, tls_cert=tls_cert)
+    target = proxy_of(address, config, tls_ca=tls_ca, tls_cert=tls_cert)
     finish(run(_do(target, asked, output)))
 
 

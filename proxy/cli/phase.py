@@ -10,17 +10,18 @@ import typer
 
 from proxy.cli.change import require_reason, show_change
 from proxy.cli.remote import (
-    DEFAULT_ADDRESS,
     ActorOption,
     AddressOption,
     DryRunOption,
     ForceOption,
+    ProxyConfigOption,
     ReasonOption,
     Target,
     TlsCaOption,
     TlsCertOption,
     actor_name,
     control,
+    proxy_of,
 )
 from proxy.cli.session import JsonOption, begin, finish, run
 
@@ -53,7 +54,8 @@ def phase(
     dry_run: DryRunOption = False,
     force: ForceOption = False,
     actor: ActorOption = "",
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: AddressOption = "",
+    config: ProxyConfigOption = None,
     tls_ca: TlsCaOption = None,
     tls_cert: TlsCertOption = None,
     as_json: JsonOption = False,
@@ -77,7 +79,7 @@ def phase(
     """
     output = begin(ctx, as_json)
     require_reason(force, reason)
-    proxy = Target(address=address, tls_ca=tls_ca, tls_cert=tls_cert)
+    proxy = proxy_of(address, config, tls_ca=tls_ca, tls_cert=tls_cert)
     trial = dry_run or target is None
     wanted = _Step(
         target=target, reason=reason, dry_run=trial, force=force, actor=actor_name(actor)

@@ -7,18 +7,21 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proxy.cli.session import DEFAULT_CONFIG
 from proxy.errors import ConfigInvalid, CrossfadeError, Reason, Rejected, Unavailable, Violation
 
 if TYPE_CHECKING:
     import grpc
     from crossfade.client.control import ControlClient
     from crossfade.client.errors import CallError
+
+    from proxy.config.settings import ListenSettings
 
 AddressOption = Annotated[
     str,
@@ -27,7 +30,20 @@ AddressOption = Annotated[
         "-a",
         metavar="HOST:PORT",
         envvar="CROSSFADE_ADDRESS",
-        help="Any replica of the proxy.",
+        help="Any replica of the proxy. Default: listen.address of the configuration;"
+        " 127.0.0.1:50051 if there is none.",
+        show_default=False,
+    ),
+]
+ProxyConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="CROSSFADE_CONFIG",
+        help="The configuration that says where the proxy listens. Default: crossfade.yaml, if it"
+        " is there. With --address it is not read.",
+        show_default=False,
     ),
 ]
 TlsCaOption = Annotated[
@@ -68,6 +84,7 @@ ForceOption = Annotated[
     typer.Option("--force", help="Go on although a precondition failed. Needs --reason; logged."),
 ]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}  # noqa: S104  # where to ask one that listens everywhere
 
 _UNREACHABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
 
@@ -79,6 +96,53 @@ class Target:
     address: str
     tls_ca: Path | None = None
     tls_cert: Path | None = None
+
+
+def proxy_of(
+    address: str, config: Path | None, *, tls_ca: Path | None, tls_cert: Path | None
+) -> Target:
+    """Return the proxy that a command asks: the one named, else that of the configuration.
+
+    Args:
+        address: "" if none was named.
+        config: None if none was named; crossfade.yaml counts if it is there.
+
+    Raises:
+        ConfigInvalid: the configuration does not say where its proxy listens.
+    """
+    file = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
+    if address or file is None:
+        return Target(address=address or DEFAULT_ADDRESS, tls_ca=tls_ca, tls_cert=tls_cert)
+    from proxy.config.loader import load_listen
+
+    listen = load_listen(file)
+    found = target_of(listen)
+    if found is None:
+        raise ConfigInvalid(
+            f"{file}: nobody can know where a proxy with listen.address {listen.address} is found;"
+            " name it with --address or CROSSFADE_ADDRESS.",
+            (),
+        )
+    return replace(found, tls_ca=tls_ca or found.tls_ca, tls_cert=tls_cert or found.tls_cert)
+
+
+def target_of(listen: ListenSettings) -> Target | None:
+    """Return where the configured proxy is found from its own machine, None if nobody can know.
+
+    With TLS its own certificate is trusted, unless CROSSFADE_TLS_CA names another authority.
+    """
+    host, _, port = listen.address.rpartition(":")
+    if not port.isdigit() or port == "0":
+        return None
+    address = f"{_ANYWHERE.get(host, host)}:{port}"
+    if listen.tls is None:
+        return Target(address=address)
+    own = os.environ.get("CROSSFADE_TLS_CERT", "")
+    return Target(
+        address=address,
+        tls_ca=Path(os.environ.get("CROSSFADE_TLS_CA", "") or listen.tls.certificate),
+        tls_cert=Path(own) if own else None,
+    )
 
 
 def actor_name(given: str) -> str:

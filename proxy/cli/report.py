@@ -12,12 +12,13 @@ import typer
 from proxy.cli.exits import ExitCode
 from proxy.cli.output import Output, escaped, plain
 from proxy.cli.remote import (
-    DEFAULT_ADDRESS,
     AddressOption,
+    ProxyConfigOption,
     Target,
     TlsCaOption,
     TlsCertOption,
     control,
+    proxy_of,
 )
 from proxy.cli.session import JsonOption, begin, finish, run
 from proxy.errors import ConfigInvalid
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 def report(
     ctx: typer.Context,
     *,
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: AddressOption = "",
+    config: ProxyConfigOption = None,
     tls_ca: TlsCaOption = None,
     tls_cert: TlsCertOption = None,
     out: Annotated[
@@ -62,7 +64,7 @@ def report(
       crossfade report --events 20
     """
     output = begin(ctx, as_json)
-    target = Target(address=address, tls_ca=tls_ca, tls_cert=tls_cert)
+    target = proxy_of(address, config, tls_ca=tls_ca, tls_cert=tls_cert)
     found, log = run(_ask(target, events))
     if out is not None:
         _write(out, found)

@@ -9,13 +9,14 @@ import typer
 from proxy.cli.exits import ExitCode
 from proxy.cli.output import Output, escaped
 from proxy.cli.remote import (
-    DEFAULT_ADDRESS,
     AddressOption,
+    ProxyConfigOption,
     Target,
     TlsCaOption,
     TlsCertOption,
     control,
     healthy,
+    proxy_of,
 )
 from proxy.cli.session import JsonOption, begin, finish, run
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 def status(
     ctx: typer.Context,
     *,
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: AddressOption = "",
+    config: ProxyConfigOption = None,
     tls_ca: TlsCaOption = None,
     tls_cert: TlsCertOption = None,
     health: Annotated[
@@ -52,7 +54,7 @@ def status(
       crossfade status --health --address 127.0.0.1:50051
     """
     output = begin(ctx, as_json)
-    target = Target(address=address, tls_ca=tls_ca, tls_cert=tls_cert)
+    target = proxy_of(address, config, tls_ca=tls_ca, tls_cert=tls_cert)
     if health:
         serving = run(healthy(target))
         if as_json:

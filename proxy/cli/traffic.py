@@ -8,17 +8,18 @@ import typer
 
 from proxy.cli.change import require_reason, show_change
 from proxy.cli.remote import (
-    DEFAULT_ADDRESS,
     ActorOption,
     AddressOption,
     DryRunOption,
     ForceOption,
+    ProxyConfigOption,
     ReasonOption,
     Target,
     TlsCaOption,
     TlsCertOption,
     actor_name,
     control,
+    proxy_of,
 )
 from proxy.cli.session import JsonOption, begin, finish, run
 
@@ -39,7 +40,8 @@ def traffic(
     dry_run: DryRunOption = False,
     force: ForceOption = False,
     actor: ActorOption = "",
-    address: AddressOption = DEFAULT_ADDRESS,
+    address: AddressOption = "",
+    config: ProxyConfigOption = None,
     tls_ca: TlsCaOption = None,
     tls_cert: TlsCertOption = None,
     as_json: JsonOption = False,
@@ -60,7 +62,7 @@ def traffic(
       crossfade traffic 0 --reason "p95 is up"          back at once
     """
     output = begin(ctx, as_json)
-    proxy = Target(address=address, tls_ca=tls_ca, tls_cert=tls_cert)
+    proxy = proxy_of(address, config, tls_ca=tls_ca, tls_cert=tls_cert)
     if percent is None:
         routing = run(_routing(proxy))
         if as_json:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path as FilePath
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from proxy.config.checks import check_embedder, check_settings, check_stores, warn_settings
 from proxy.config.problems import did_you_mean, from_pydantic
 from proxy.config.schema import compile_schema
-from proxy.config.settings import Settings
+from proxy.config.settings import ListenSettings, Settings
 from proxy.config.source import BYTES_MAX, Source, overlay, read
 from proxy.errors import ConfigInvalid, Violation
 from proxy.layouts import StoreSchema
@@ -58,18 +58,57 @@ def load(path: FilePath | str, environment: Mapping[str, str] | None = None) -> 
         ConfigInvalid: with one violation, "file:line (path): expected ..., got ...", for each
             thing that is wrong. No secret is in it.
     """
-    file = FilePath(path)
+    return load_text(_text_of(FilePath(path)), str(path), environment)
+
+
+def load_listen(
+    path: FilePath | str, environment: Mapping[str, str] | None = None
+) -> ListenSettings:
+    """Read from the file where its proxy listens, and nothing else.
+
+    Whoever commands a proxy from elsewhere needs none of the variables with the stores' secrets.
+
+    Raises:
+        ConfigInvalid: the file cannot be read, or `listen` is wrong.
+    """
+    name = str(path)
+    variables = os.environ if environment is None else environment
+    source = read(_text_of(FilePath(path)), name, variables)
+    if not isinstance(source.data, Mapping):
+        raise _not_a_mapping(source, name)
+    problems = [found for found in source.problems if "(listen" in found.where]
+    if problems:
+        raise _invalid(source, name, problems)
+    try:
+        given = {"listen": source.data.get("listen") or {}}
+        return _Listening.model_validate(given).listen
+    except ValidationError as error:
+        raise _invalid(source, name, from_pydantic(error, source, _Listening)) from error
+
+
+class _Listening(BaseModel):
+    """The one section that `load_listen` reads."""
+
+    listen: ListenSettings
+
+
+def _text_of(file: FilePath) -> str:
     try:
         with file.open("rb") as stream:
             raw = stream.read(BYTES_MAX + 1)
         if len(raw) > BYTES_MAX:
             raise ConfigInvalid(f"cannot read {file}: it has more than {BYTES_MAX} bytes", ())
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigInvalid(
+            f"cannot read {file}: {error.strerror}. Name it with --config or CROSSFADE_CONFIG;"
+            " `crossfade plan --example` prints one to start from.",
+            (),
+        ) from error
     except OSError as error:
         raise ConfigInvalid(f"cannot read {file}: {error.strerror or error}", ()) from error
     except UnicodeDecodeError as error:
         raise ConfigInvalid(f"cannot read {file}: it is not UTF-8 text", ()) from error
-    return load_text(text, str(path), environment)
 
 
 def load_text(text: str, name: str, environment: Mapping[str, str] | None = None) -> Config:
@@ -77,8 +116,7 @@ def load_text(text: str, name: str, environment: Mapping[str, str] | None = None
     variables = os.environ if environment is None else environment
     source = read(text, name, variables)
     if not isinstance(source.data, Mapping):
-        nothing = Violation(where=source.where(()), expected="a mapping of settings")
-        raise _invalid(source, name, source.problems or (nothing,))
+        raise _not_a_mapping(source, name)
     whole, preset_problems = _with_preset(source)
     settings, found = _settings(source.data, source)
     compiled = compile_schema(whole)
@@ -100,6 +138,11 @@ def load_text(text: str, name: str, environment: Mapping[str, str] | None = None
         collections=compiled.collections,
         warnings=warnings,
     )
+
+
+def _not_a_mapping(source: Source, name: str) -> ConfigInvalid:
+    nothing = Violation(where=source.where(()), expected="a mapping of settings")
+    return _invalid(source, name, source.problems or (nothing,))
 
 
 def _invalid(source: Source, name: str, problems: Iterable[Violation]) -> ConfigInvalid:

@@ -115,6 +115,8 @@ def test_a_missing_configuration_is_named() -> None:
     result = crossfade("verify", "--config", "/nowhere/c.yaml")
     assert result.exit_code == 2
     assert "cannot read /nowhere/c.yaml: No such file" in result.stderr
+    assert "--config or CROSSFADE_CONFIG" in result.stderr
+    assert "crossfade plan --example" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,42 @@ def test_without_a_proxy_a_command_ends_with_3_and_says_what_to_do(arguments: li
     assert f"No proxy answers at {address}" in result.stderr
     assert "crossfade serve" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_command_asks_the_proxy_of_the_configuration_unless_another_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("CROSSFADE_CONFIG", "CROSSFADE_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    ours, other = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    # Whoever commands a proxy need not know the stores' secrets.
+    text = f'migration: docs\nold: {{dsn: "${{NOBODY_SETS_IT}}"}}\nlisten: {{address: "{ours}"}}\n'
+    named = tmp_path / "mine.yaml"
+    named.write_text(text)
+    assert ours in crossfade("status", "--config", str(named)).stderr
+    assert other in crossfade("status", "--config", str(named), "--address", other).stderr
+    named.rename("crossfade.yaml")
+    for command in (["status"], ["phase"], ["traffic"], ["report"], ["job"]):
+        assert f"No proxy answers at {ours}" in crossfade(*command).stderr
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        ("{address: 127.0.0.1:0}", "name it with --address"),
+        ("{adress: 127.0.0.1:1}", "(listen.adress): expected a known key"),
+        ("${NOBODY_SETS_IT}", "(listen): expected an environment variable NOBODY_SETS_IT"),
+    ],
+)
+def test_a_configuration_that_does_not_say_where_the_proxy_is_ends_with_2(
+    tmp_path: Path, listen: str, expected: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"listen: {listen}\n")
+    result = crossfade("status", "--config", str(file))
+    assert result.exit_code == 2
+    assert expected in result.stderr
 
 
 def test_debug_shows_the_stack_trace(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from crossfade.client import control_types as there
 
-from proxy.cli.hosted import as_ledgers, awaited, refuse_beside, target_of
-from proxy.cli.remote import Target
+from proxy.cli.hosted import as_ledgers, awaited, refuse_beside
+from proxy.cli.remote import Target, target_of
 from proxy.config.settings import ListenSettings, TlsSettings
 from proxy.errors import Reason
 from proxy.ledger.types import JobKind, JobState, Replica
