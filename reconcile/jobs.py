@@ -35,6 +35,9 @@ END_S_MAX = 10.0
 JOBS_LOOKED_AT = 50
 """How many of the newest jobs are looked at for one that can be resumed or picked up."""
 
+WRONG_MAX = 10
+"""So many of the things that were wrong with a job's parameters are kept with it."""
+
 
 def _random() -> random.Random:
     return random.Random()  # noqa: S311  # jitter, not a secret
@@ -199,7 +202,7 @@ class Reconciler:
         except LeaseLost:
             raise
         except CrossfadeError as error:
-            return await self._end(run, JobState.FAILED, str(error))
+            return await self._end(run, JobState.FAILED, _why(error))
         except asyncio.CancelledError:
             await to_the_end(self._leave(run), deadline_s=END_S_MAX)
             raise
@@ -285,17 +288,34 @@ def unfinished(
             return None
         same = dict(job.params) == dict(params)
         if (job.owner_alive or job.state is JobState.PAUSED) and not (same and join):
-            what = f"is run by {job.owner}" if job.owner_alive else "is paused"
-            raise Rejected(
-                f"Job {job.job_id} ({job.kind.value}) {what}.",
-                reason=Reason.FAILED_PRECONDITION,
-                hint=f"Wait for it, or resume or cancel job {job.job_id} first.",
-            )
+            raise _under_way(job)
         # A verify that failed begins anew: what it has seen may have changed since.
         resumable = job.state is not JobState.FAILED or job.kind is JobKind.BACKFILL
         if resumable and same:
             return job
     return None
+
+
+def _under_way(job: Job) -> Rejected:
+    number = job.job_id
+    if job.owner_alive:
+        what = f"is run by {job.owner}"
+        hint = (
+            f"`crossfade job watch {number}` follows it, `crossfade job cancel {number}` ends it."
+        )
+    else:
+        what = "is paused"
+        hint = f"First `crossfade job resume {number}`, or `crossfade job cancel {number}`."
+    return Rejected(
+        f"Job {number} ({job.kind.value}) {what}.", reason=Reason.FAILED_PRECONDITION, hint=hint
+    )
+
+
+def _why(error: CrossfadeError) -> str:
+    """Say why a job failed, for the ledger: an error is all that is left of it there."""
+    violations = error.violations if isinstance(error, Rejected) else ()
+    named = "; ".join(str(violation) for violation in violations[:WRONG_MAX])
+    return f"{error} {named}".rstrip()
 
 
 class _Relay:

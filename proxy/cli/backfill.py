@@ -55,7 +55,8 @@ def backfill(
     write a store (reconcile.in_proxy) the proxy at listen.address runs it, and this command
     watches, and is refused (exit code 3) for five minutes after that proxy went down, unless
     --here is given. Ranges and checkpoints are in the ledger: after Ctrl-C, or kill -9, the same
-    command goes on where it was and skips nothing.
+    command goes on where it was and skips nothing; a running `crossfade reconcile` goes on at once,
+    by itself. To stop the load everywhere: `crossfade job pause NUMBER`.
 
     A record that cannot be converted becomes a dead letter with its reason, and blocks the cutover
     until it is resolved. Vectors are copied, or embedded anew where the two stores hold those of

@@ -137,8 +137,9 @@ def explain_interrupted(job: Job, output: Output) -> None:
 
     if job.state is JobState.REQUESTED:
         output.note(
-            f"stopped: job {job.job_id} keeps its place; the same command, or a running"
-            " reconciler, goes on from there"
+            f"stopped here: job {job.job_id} keeps its place; the same command goes on from there."
+            " A running reconciler goes on at once, by itself: `crossfade job pause"
+            f" {job.job_id}` stops it everywhere"
         )
     if job.state is JobState.PAUSED:
         output.note(

@@ -55,8 +55,9 @@ async def test_a_running_job_obeys_between_two_batches(rig: Rig, wanted: JobStat
         with pytest.raises(Rejected):
             await reconciler.run_job(job.job_id)
         return
-    with pytest.raises(Rejected, match="is paused"):
+    with pytest.raises(Rejected, match="is paused") as caught:
         await reconciler.run_once(JobKind.BACKFILL, {})
+    assert f"`crossfade job resume {job.job_id}`" in caught.value.hint
     await rig.ledger.want(job.job_id, JobState.RUNNING)
     resumed = await reconciler.run_job(job.job_id)
     assert resumed.state is JobState.DONE
@@ -180,6 +181,13 @@ async def test_every_wrong_parameter_is_named_at_once(rig: Rig) -> None:
         await rig.run(JobKind.BACKFILL, batch_rows=0, workers=1000)
     assert {v.where for v in caught.value.violations} == {"params.batch_rows", "params.workers"}
     assert await rig.ledger.jobs() == []
+
+
+async def test_a_job_that_fails_by_its_parameters_keeps_which(rig: Rig) -> None:
+    job = await rig.ledger.create_job(JobKind.VERIFY, {"nonsense": 1})
+    ended = await rig.reconciler().run_job(job.job_id)
+    assert ended.state is JobState.FAILED
+    assert "params.nonsense: expected one of collections" in ended.error
 
 
 async def test_a_job_can_be_limited_to_collections(rig: Rig) -> None:
