@@ -17,6 +17,9 @@ from proxy.pausepoints import PausePoint, Reach, pass_by
 
 log = logging.getLogger(__name__)
 
+_COMPLAIN_EVERY_S = 10.0
+"""Of a ledger that stays away."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberSettings:
@@ -80,6 +83,7 @@ class Membership:
         self.replica_id = ""
         self.routing: Routing | None = None
         self.reachable = False
+        self._complain_s = 0.0
 
     async def start(self) -> None:
         """Register, so that `routing` is known. Raises Unavailable, Corrupt."""
@@ -127,9 +131,15 @@ class Membership:
                 await self.refresh()
                 await self._acknowledge()
             except (Unavailable, Corrupt) as error:
-                self.reachable = False
-                log.warning("the ledger is out of reach: %s", error)
+                self._complain(error)
                 await self._clock.sleep(min(beat_s, 0.25))
+
+    def _complain(self, error: Exception) -> None:
+        now_s = self._clock.monotonic_s()
+        if self.reachable or now_s >= self._complain_s:
+            log.warning("the ledger is out of reach: %s", error)
+            self._complain_s = now_s + _COMPLAIN_EVERY_S
+        self.reachable = False
 
     async def refresh(self) -> Routing:
         """Renew the lease and take the routing in force. Raises Unavailable, Corrupt."""

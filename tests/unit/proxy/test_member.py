@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from proxy.clock import SystemClock
+from proxy.errors import Unavailable
 from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import EventDraft, Phase, Routing
 from proxy.routing.member import MemberSettings, Membership
@@ -67,3 +70,30 @@ async def test_an_epoch_that_a_write_has_found_is_acknowledged_at_once() -> None
     assert (await member.refresh()).epoch == epoch
     await acknowledged(ledger, epoch)
     assert (await ledger.replicas())[0].acked_epoch == epoch
+
+
+async def test_a_ledger_that_stays_away_is_logged_once_in_a_while(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, drain = MemoryLedger(SystemClock()), SlowDrain()
+    drain.may_end.set()
+    member = await member_of(ledger, drain)
+    await member.start()
+    tried = asyncio.Semaphore(0)
+
+    async def away(epoch: int, *, timeout_s: float) -> None:
+        tried.release()
+        raise Unavailable("nobody there", where="ledger")
+
+    async def no_pause(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(ledger, "wait_change", away)
+    monkeypatch.setattr(member._clock, "sleep", no_pause)
+    running = asyncio.create_task(member.run())
+    async with asyncio.timeout(10):
+        for _ in range(20):
+            await tried.acquire()
+    running.cancel()
+    said = [record.message for record in caplog.records if "out of reach" in record.message]
+    assert said == ["the ledger is out of reach: nobody there"]
