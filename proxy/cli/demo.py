@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from proxy.cli.exits import ExitCode
 from proxy.cli.session import JsonOption, begin, finish, run
+from proxy.errors import ConfigInvalid
 
 PresetOption = Annotated[
     str,
@@ -53,6 +55,29 @@ DamageOption = Annotated[
     ),
 ]
 
+_NEEDED = {
+    "demo": ("psutil", "pyarrow"),
+    "lancedb": ("lancedb",),
+    "embedder": ("sentence_transformers", "torch"),
+}
+"""What each extra of ours brings that the demo cannot do without."""
+
+
+def require_packages(preset: str) -> None:
+    """Check that the extras of this demo are installed.
+
+    Raises:
+        ConfigInvalid: one is not; it says what to install.
+    """
+    extras = ("demo", "lancedb", "embedder") if preset == "work-items" else ("demo",)
+    missing = [name for extra in extras for name in _NEEDED[extra] if find_spec(name) is None]
+    if missing:
+        raise ConfigInvalid(
+            f"The demo needs {', '.join(missing)}: pip install '.[{','.join(extras)}]' in a clone,"
+            " or `make demo`, which installs all it needs.",
+            (),
+        )
+
 
 def demo(
     ctx: typer.Context,
@@ -85,6 +110,7 @@ def demo(
 
       crossfade demo --quick --damage changed --damage removed     (ends with 1 and names the rows)
     """
+    require_packages(preset)
     from proxy.demo.options import DemoOptions
     from proxy.demo.run import run as run_demo
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from proxy.cli.local import JobBar
     from proxy.config.loader import Config
+    from proxy.config.settings import ListenSettings
     from proxy.ledger.types import Job, JobKind, Replica
     from proxy.model import JsonValue
 
@@ -88,9 +90,18 @@ async def require_free(config: Config, *, here: bool) -> None:
         f" {config.settings.listen.address}. It alone may write the {' and the '.join(alone)}"
         " store, and could not start again while this command works.",
         where="proxy",
-        hint="Try again when the proxy runs: the command asks it then. With --here the work is done"
+        hint=certificate_hint(config.settings.listen)
+        + "Try again when the proxy runs: the command asks it then. With --here the work is done"
         " in this process, and no proxy starts before it has ended.",
     )
+
+
+def certificate_hint(listen: ListenSettings) -> str:
+    """Say what a proxy with mutual TLS asks of this command, "" if it has it."""
+    tls = listen.tls
+    if tls is None or not tls.client_ca or os.environ.get("CROSSFADE_TLS_CERT"):
+        return ""
+    return "It asks for a client certificate (listen.tls.client_ca): set CROSSFADE_TLS_CERT. "
 
 
 def awaited(replicas: Sequence[Replica]) -> Replica | None:

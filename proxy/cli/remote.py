@@ -184,11 +184,7 @@ def as_ours(error: CallError, address: str) -> CrossfadeError:
     """Translate what a call raised."""
     if error.code in _UNREACHABLE:
         if not error.detail.reason:
-            return Unavailable(
-                f"No proxy answers at {address}: {error.message}",
-                where="proxy",
-                hint="Start one with `crossfade serve`, or name another with --address.",
-            )
+            return _nobody(address, error.message)
         return Unavailable(error.message, where=error.detail.metadata.get("where", "proxy"))
     if error.code in Reason.__members__:
         violations = tuple(
@@ -200,6 +196,15 @@ def as_ours(error: CallError, address: str) -> CrossfadeError:
         message = error.message.removesuffix(hint).rstrip() or error.message
         return Rejected(message, reason=Reason[error.code], violations=violations, hint=hint)
     return CrossfadeError(str(error), hint="The proxy's log has more under this request.")
+
+
+def _nobody(address: str, why: str) -> Unavailable:
+    return Unavailable(
+        f"No proxy answers at {address}: {why}",
+        where="proxy",
+        hint="Start one with `crossfade serve`, or name another with --address. One with TLS"
+        " needs --tls-ca, and with mutual TLS --tls-cert, or a --config that says so.",
+    )
 
 
 def _credentials(target: Target) -> grpc.ChannelCredentials | None:
@@ -223,7 +228,11 @@ def _read(path: Path) -> bytes:
 
 
 async def healthy(target: Target, *, deadline_s: float = 5.0) -> bool:
-    """Ask the standard health service whether this replica takes calls."""
+    """Ask the standard health service whether this replica takes calls.
+
+    Raises:
+        Unavailable: nobody answers at this address.
+    """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -237,6 +246,6 @@ async def healthy(target: Target, *, deadline_s: float = 5.0) -> bool:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=deadline_s)
-        except grpc.aio.AioRpcError:
-            return False
+        except grpc.aio.AioRpcError as error:
+            raise _nobody(target.address, error.details() or error.code().name) from error
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -21,7 +21,7 @@ from proxy.cli.remote import (
     proxy_of,
 )
 from proxy.cli.session import JsonOption, begin, finish, run
-from proxy.errors import ConfigInvalid
+from proxy.errors import ConfigInvalid, Rejected, Violation
 
 if TYPE_CHECKING:
     from crossfade.client.control_types import Event
@@ -64,6 +64,10 @@ def report(
       crossfade report --events 20
     """
     output = begin(ctx, as_json)
+    if out is not None and out.suffix not in (".html", ".json"):
+        expected = "a file name that ends in .html or .json"
+        problem = Violation(where="--out", expected=expected, got=str(out))
+        raise Rejected("The command is wrong.", violations=(problem,))
     target = proxy_of(address, config, tls_ca=tls_ca, tls_cert=tls_cert)
     found, log = run(_ask(target, events))
     if out is not None:
@@ -170,10 +174,28 @@ def _show_events(log: Sequence[Event], output: Output) -> None:
                 [
                     f"{e.at:%Y-%m-%d %H:%M:%S}",
                     str(e.epoch),
-                    e.kind,
+                    escaped(event_text(e)),
                     escaped(e.actor),
                     escaped(e.reason),
                 ]
                 for e in log
             ],
         )
+
+
+def event_text(event: Event) -> str:
+    """Say what an event did: its kind, from where to where, which job, what was overruled."""
+    detail = event.detail
+    parts = [event.kind]
+    if "from" in detail and "to" in detail:
+        parts.append(f"{detail['from']} -> {detail['to']}")
+    if "job_id" in detail:
+        parts.append(f"job {detail['job_id']}")
+    unmet = [
+        str(item.get("name"))
+        for item in detail.get("preconditions") or ()
+        if isinstance(item, Mapping) and not item.get("passed")
+    ]
+    if unmet:
+        parts.append(f"(forced; not met: {', '.join(unmet)})")
+    return " ".join(parts)

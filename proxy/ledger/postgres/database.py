@@ -23,6 +23,8 @@ _DEADLOCK_TRIES = 5
 _PATIENCE_S = 0.1
 """A ledger that was down a moment ago gets little time: writes are refused, not kept waiting."""
 
+_REACH = "Check ledger.dsn and that the server is up."
+
 Connection = AsyncConnection[TupleRow]
 
 
@@ -69,7 +71,7 @@ class LedgerDatabase:
             raise Unavailable(
                 f"The ledger database does not answer within {self.deadline_s:g} s.",
                 where="ledger",
-                hint="Check ledger.dsn and that the server is up.",
+                hint=_REACH,
             ) from error
         try:
             await self._create_or_check()
@@ -124,7 +126,9 @@ class LedgerDatabase:
         except (TimeoutError, PoolTimeout) as error:
             if self._down:
                 raise Unavailable(
-                    f"The ledger is unreachable: {self._down}.", where="ledger"
+                    f"The ledger is unreachable: {self._down}.",
+                    where="ledger",
+                    hint=_REACH,
                 ) from error
             raise Unavailable(
                 f"The ledger did not answer within {self.deadline_s:g} s.", where="ledger"
@@ -136,7 +140,9 @@ class LedgerDatabase:
             ) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise Unavailable(
-                f"The ledger is unreachable: {_first_line(error)}.", where="ledger"
+                f"The ledger is unreachable: {_first_line(error)}.",
+                where="ledger",
+                hint=_REACH,
             ) from error
         except psycopg.DataError as error:
             raise Corrupt(
@@ -181,7 +187,9 @@ class LedgerDatabase:
             )
         except psycopg.Error as error:
             raise Unavailable(
-                f"The ledger is unreachable: {_first_line(error)}.", where="ledger"
+                f"The ledger is unreachable: {_first_line(error)}.",
+                where="ledger",
+                hint=_REACH,
             ) from error
 
 

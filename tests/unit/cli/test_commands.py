@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from proxy.cli import demo as commands_demo
 from proxy.cli.exits import EXIT_HELP, ExitCode, exit_code
 from proxy.cli.main import app, reflowed
 from proxy.cli.session import only_error
@@ -175,10 +176,36 @@ def test_debug_shows_the_stack_trace(tmp_path: Path) -> None:
     assert "FileNotFoundError" in result.stderr
 
 
-def test_health_of_nobody_is_not_serving() -> None:
-    result = crossfade("status", "--health", "--json", "--address", f"127.0.0.1:{free_port()}")
-    assert result.exit_code == 1
-    assert json.loads(result.stdout) == {"serving": False}
+def test_health_of_nobody_ends_with_3_and_names_the_address() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    result = crossfade("status", "--health", "--json", "--address", address)
+    assert result.exit_code == 3
+    assert f"No proxy answers at {address}" in json.loads(result.stdout)["error"]["message"]
+
+
+def test_a_report_is_written_as_a_page_or_as_json_and_as_nothing_else() -> None:
+    result = crossfade("report", "--out", "report.txt", "--address", f"127.0.0.1:{free_port()}")
+    assert result.exit_code == 2
+    assert "--out: expected a file name that ends in .html or .json" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("preset", "missing", "extras"),
+    [
+        ("doc-server", "psutil", ".[demo]"),
+        ("work-items", "lancedb", ".[demo,lancedb,embedder]"),
+    ],
+)
+def test_a_demo_whose_packages_are_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, preset: str, missing: str, extras: str
+) -> None:
+    def find(name: str) -> object:
+        return None if name == missing else object()
+
+    monkeypatch.setattr(commands_demo, "find_spec", find)
+    result = crossfade("demo", "--preset", preset)
+    assert result.exit_code == 2
+    assert f"needs {missing}: pip install '{extras}'" in result.stderr
 
 
 def test_a_tls_file_that_cannot_be_read_is_named() -> None:

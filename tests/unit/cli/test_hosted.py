@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from crossfade.client import control_types as there
 
-from proxy.cli.hosted import as_ledgers, awaited, refuse_beside
+from proxy.cli.hosted import as_ledgers, awaited, certificate_hint, refuse_beside
 from proxy.cli.remote import Target, target_of
 from proxy.config.settings import ListenSettings, TlsSettings
 from proxy.errors import Reason
@@ -45,6 +45,17 @@ def test_a_proxy_with_tls_is_trusted_by_its_own_certificate_or_the_authority_nam
     assert target_of(listen) == Target(
         address="127.0.0.1:7000", tls_ca=Path("ca.pem"), tls_cert=Path("client.pem")
     )
+
+
+def test_who_asks_a_proxy_with_mutual_tls_is_told_of_the_certificate_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CROSSFADE_TLS_CERT", raising=False)
+    tls = TlsSettings(certificate="server.pem", key="server.key", client_ca="clients.pem")
+    assert "set CROSSFADE_TLS_CERT" in certificate_hint(ListenSettings(tls=tls))
+    assert certificate_hint(ListenSettings(tls=tls.model_copy(update={"client_ca": ""}))) == ""
+    monkeypatch.setenv("CROSSFADE_TLS_CERT", "client.pem")
+    assert certificate_hint(ListenSettings(tls=tls)) == ""
 
 
 def test_a_job_told_by_the_proxy_is_judged_like_one_of_the_ledger() -> None:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from crossfade.client.control_types import Change, Phase, Precondition, Routing
+from crossfade.client import control_types as there
+from crossfade.client.control_types import (
+    Change,
+    Event,
+    Phase,
+    Precondition,
+    Routing,
+    Status,
+    StoreHealth,
+)
 from crossfade.client.errors import CallError, Detail, FieldViolation
 
 from proxy.cli.change import show_change
@@ -18,6 +28,8 @@ from proxy.cli.jobs import report as report_job
 from proxy.cli.local import JobBar
 from proxy.cli.output import Output, cell, error_text, plain
 from proxy.cli.remote import actor_name, as_ours
+from proxy.cli.report import event_text
+from proxy.cli.status import job_row, well
 from proxy.cli.verify import difference_text
 from proxy.errors import CrossfadeError, Reason, Rejected, Unavailable
 from proxy.ledger.types import Job, JobKind, JobState
@@ -93,6 +105,26 @@ def test_a_change_is_shown_with_its_preconditions(
     assert "writes were held for 12 ms" in text
     show_change(change(applied=applied, passed=passed), Output(as_json=True), dry_run=dry_run)
     assert json.loads(capsys.readouterr().out)["routing"]["phase"] == "ramp"
+
+
+def test_a_dry_run_is_not_listed_as_a_backfill() -> None:
+    known = there.Job(
+        job_id=7,
+        kind=there.JobKind.BACKFILL,
+        state=there.JobState.DONE,
+        wanted=there.JobState.RUNNING,
+        epoch=2,
+        params={"dry_run": True},
+        summary={"rows": 208},
+        owner="",
+        owner_alive=False,
+        created_at=NOW,
+        started_at=NOW,
+        finished_at=NOW,
+        error="",
+    )
+    assert job_row(known)[1] == "backfill (dry run)"
+    assert job_row(replace(known, params={}))[1] == "backfill"
 
 
 def test_a_job_is_shown_by_collection(capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,3 +216,52 @@ def test_what_the_proxy_expected_is_said_once_and_its_hint_is_a_line_of_its_own(
         "  target: expected one of: a, got b",
         "hint: Go on.",
     ]
+
+
+def test_an_event_says_what_it_did_and_what_was_overruled() -> None:
+    checked = [{"name": "verified", "passed": False}, {"name": "replicas", "passed": True}]
+    told = Event(
+        event_id=1,
+        at=dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+        kind="phase",
+        actor="ann",
+        reason="I know",
+        epoch=4,
+        detail={"from": "ramp", "to": "new_primary", "forced": True, "preconditions": checked},
+    )
+    assert event_text(told) == "phase ramp -> new_primary (forced; not met: verified)"
+    started = replace(told, kind="job.start", detail={"job_id": 7, "kind": "verify"})
+    assert event_text(started) == "job.start job 7"
+
+
+@pytest.mark.parametrize(
+    ("phase", "down", "expected"),
+    [
+        (Phase.NEW_PRIMARY, "old", False),
+        (Phase.NEW_ONLY, "old", True),
+        (Phase.NEW_ONLY, "new", False),
+    ],
+)
+def test_a_store_that_the_phase_has_done_with_may_be_down(
+    phase: Phase, down: str, expected: bool
+) -> None:
+    stores = [
+        StoreHealth(
+            name=name, role="", engine="", healthy=name != down, breaker="", detail="", latency_ms=1
+        )
+        for name in ("old", "new")
+    ]
+    found = Status(
+        migration="m",
+        routing=Routing(epoch=9, phase=phase, primary="new", traffic_percent=100.0, hold=False),
+        stores=stores,
+        replicas=[],
+        unsettled=0,
+        dirty={},
+        jobs=[],
+        indexes=[],
+        dead_letters=0,
+        flags={},
+        next_steps=[],
+    )
+    assert well(found) is expected
