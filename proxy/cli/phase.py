@@ -100,13 +100,18 @@ class _Step:
 
 
 async def _change(proxy: Target, step: _Step) -> Change:
-    from crossfade.client.control_types import Phase
+    from crossfade.client.control_types import Change, Phase
 
     async with control(proxy) as client:
         if step.target is None:
-            now = (await client.status()).routing.phase
+            routing = (await client.status()).routing
             order = list(Phase)
-            wanted = order[min(order.index(now) + 1, len(order) - 1)]
+            if routing.phase is order[-1]:
+                ended = "The migration has ended: there is no next step."
+                return Change(
+                    applied=False, routing=routing, preconditions=(), message=ended, stall_ms=0.0
+                )
+            wanted = order[order.index(routing.phase) + 1]
         else:
             wanted = Phase(step.target.value)
         return await client.change_phase(

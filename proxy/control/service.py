@@ -137,6 +137,8 @@ class ControlService:
     def _next_steps(self, evidence: Evidence) -> list[str]:
         steps: list[str] = []
         phase = evidence.routing.phase
+        if phase is Phase.NEW_ONLY:
+            return ["nothing: the migration has ended, and the old store may be switched off"]
         for target in allowed_targets(phase):
             taken = step(phase, target)
             if taken is None:

@@ -144,6 +144,9 @@ async def test_new_only_needs_a_verify_under_the_new_roles() -> None:
         final = await change(service, Phase.NEW_ONLY)
         assert final.applied
         assert "no way back" in final.message
+        assert (await service.status()).next_steps == [
+            "nothing: the migration has ended, and the old store may be switched off"
+        ]
 
 
 async def test_traffic_outside_the_ramp_or_the_range_is_refused() -> None:
