@@ -55,6 +55,7 @@ async def test_one_process_writes_a_folder_and_the_second_is_told_who(tmp_path: 
             await second.open()
         assert f"process {process.pid}" in str(caught.value)
         assert str(tmp_path) in str(caught.value)
+        assert "there can be no second replica" in str(caught.value)
         reader = lance(tmp_path, read_only=True)
         await reader.open()
         assert await reader.check() == []

@@ -430,3 +430,17 @@ async def test_an_index_is_built_from_little_and_finds_what_was_written_since(
         found = await store.search(query, deadline_s=20)
         assert [hit.record.key for hit in found.hits[:2]] == [("k007",), ("newest",)]
         await store.close()
+
+
+@pytest.mark.parametrize("below", ["", "namespace"])
+async def test_a_look_ahead_sees_that_the_place_is_no_folder(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "data"
+    place = StoreSettings(engine="lancedb", uri=str(file), namespace=below)
+    ahead = build_store("new", place, schema(), SystemClock(), look_ahead=True)
+    await ahead.open()
+    assert await ahead.check() == []
+    file.write_text("something else")
+    (problem,) = await ahead.check()
+    assert f"cannot be written: {file} is no folder" in problem.what
+    assert problem.hint == "correct `uri`"
+    await ahead.close()

@@ -142,6 +142,10 @@ class Database:
         """Look at layouts, tables and keys anew."""
         self.connected()
         problems = await self._open_tables(create=False)
+        why = self.folder.obstacle() if self.place.look_ahead else ""
+        if why:
+            what = f"the folder {self.folder.path} cannot be written: {why}"
+            problems.append(StoreProblem(store=self.store, what=what, hint="correct `uri`"))
         for collection, opened in self._tables.items():
             async with reading(self.store, collection, _CHECK_DEADLINE_S):
                 await opened.handle.checkout_latest()  # another program may have written it

@@ -26,6 +26,21 @@ class Folder:
     uri: str
     path: Path | None
 
+    def obstacle(self) -> str:
+        """Say what will keep a writer from making this folder, or from writing it; "" for nothing.
+
+        A look, not a proof: that it can be written shows when it is.
+        """
+        if self.path is None:
+            return ""
+        try:
+            there = next(place for place in (self.path, *self.path.parents) if place.exists())
+        except PermissionError as error:
+            return str(error)
+        if not there.is_dir():
+            return f"{there} is no folder"
+        return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written"
+
 
 def locate(store: str, uri: str, namespace: str) -> Folder:
     """Return the place that a configuration names; a namespace is a folder below it.
