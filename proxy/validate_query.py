@@ -152,6 +152,8 @@ def _search_vector_problems(query: SearchQuery, spec: CollectionSpec) -> list[Vi
         return [Violation(where="vector", expected=expected, got=f"mode {query.mode.value}")]
     if query.vector is None:
         expected = f"{spec.vector.dim} float32 ({4 * spec.vector.dim} bytes)"
+        if spec.vector.embedding is not None:
+            expected += ", or a text instead"
         return [Violation(where="vector", expected=expected, got="nothing")]
     problem = packed_problem(query.vector, spec.vector, where="vector")
     cosine = spec.vector.metric is Metric.COSINE

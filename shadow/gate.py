@@ -34,6 +34,8 @@ _ZERO = {
 
 _REASONS_MAX = 3
 
+_MORE_TRAFFIC = "Let live traffic run longer, or raise shadow.sample."
+
 _ANEW = (
     "What was counted stays counted: once a verify is clean, go back and forward again "
     "(`crossfade phase shadow` from ramp, `crossfade phase dual_write` and then `crossfade phase "
@@ -77,7 +79,7 @@ def _enough(
         passed=queries >= settings.gate_queries_min,
         detail=f"{queries} compared against {candidate!r}, at least "
         f"{settings.gate_queries_min} needed{left_out}",
-        remedy="Let live traffic run longer, or raise shadow.sample.",
+        remedy=_MORE_TRAFFIC,
     )
 
 
@@ -122,7 +124,9 @@ def _overlap(groups: Mapping[GroupKey, GroupStats], settings: ShadowSettings) ->
         passed=passed,
         detail=detail,
         remedy="Raise ef_search or oversample of the index, or rebuild it; `crossfade report` "
-        "shows the worst queries side by side.",
+        "shows the worst queries side by side."
+        if worst
+        else _MORE_TRAFFIC,
     )
 
 
@@ -197,7 +201,9 @@ def _latency(
         name="shadow: latency",
         passed=passed,
         detail=detail or "none measured",
-        remedy="Check that the new store's index is used and its cache is warm.",
+        remedy="Check that the new store's index is used and its cache is warm."
+        if detail
+        else _MORE_TRAFFIC,
     )
 
 

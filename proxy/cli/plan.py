@@ -90,7 +90,11 @@ def plan(
 
         typer.echo(preset_text(preset) if preset else example_text(), nl=False)
         return
+    from proxy.telemetry.logs import configure_logs
+
     loaded = load_config(config, output)
+    # What a driver logs of a store that does not answer is a problem of the plan's own, too.
+    configure_logs(loaded.settings.telemetry.model_copy(update={"log_level": "error"}))
     found = run(_look(loaded))
     if output.as_json:
         output.json(_document(found))
@@ -133,7 +137,7 @@ async def _look(config: Config) -> Findings:
                 found.problems.append(f"{name}: {error}")
         found.problems += model_problems(settings.embedder, config.models)
         await _check(parts, found)
-        if not found.problems:
+        if not found.problems and found.phase != "new_only":
             await _plan(config, parts, found)
     return found
 

@@ -71,7 +71,7 @@ async def test_an_empty_database_lacks_everything_at_once(new_database: Callable
         (
             "new",
             "ALTER TABLE documents DROP CONSTRAINT documents_doc_type_source_name_doc_path_key",
-            ["documents has no unique constraint on (doc_path, doc_type, source_name)"],
+            ["documents has no unique constraint on (doc_type, source_name, doc_path)"],
         ),
         (
             "new",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.config.settings import LimitSettings
-from proxy.model import Metric, Value, VectorSpec
+from proxy.model import EmbeddingSpec, Metric, Value, VectorSpec
 from proxy.query import (
     And,
     Compare,
@@ -217,6 +217,13 @@ MANY = " ".join(f"w{number}" for number in range(64))
 )
 def test_a_good_search_of_every_mode_is_accepted(query: SearchQuery) -> None:
     assert search_problems(query, DOCUMENTS, LIMITS) == []
+
+
+def test_a_search_with_nothing_to_look_for_is_told_of_the_text_that_would_do() -> None:
+    embedding = EmbeddingSpec(model="m", template="{content}", fields=("content",))
+    made = replace(DOCUMENTS, vector=VectorSpec(dim=4, embedding=embedding))
+    (problem,) = search_problems(replace(SEARCH, vector=None), made, LIMITS)
+    assert "(16 bytes), or a text instead, got nothing" in str(problem)
 
 
 @pytest.mark.parametrize(

@@ -91,13 +91,14 @@ def _table_problems(
         if found.name not in described and found.not_null and not found.has_default:
             hint = "name it in the layout, or give it a default"
             yield f".{found.name} may not be null, has no default and is not in the layout", hint
-    key = frozenset(
+    key = [
         column.name
+        for part in spec.key
         for column in layout.columns
-        if column.kind is ColumnKind.FIELD and column.field in spec.key
-    )
-    if key <= info.columns.keys() and key not in info.unique:
-        columns = ", ".join(sorted(key))
+        if column.kind is ColumnKind.FIELD and column.field == part
+    ]
+    if info.columns.keys() >= set(key) and frozenset(key) not in info.unique:
+        columns = ", ".join(key)  # in the key's order: the index serves walks in it, too
         yield (
             f" has no unique constraint on ({columns}), the key of {spec.name}",
             f"ALTER TABLE {layout.table} ADD UNIQUE ({columns})",

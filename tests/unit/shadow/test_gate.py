@@ -74,6 +74,8 @@ def test_a_store_that_finds_nothing_is_no_known_difference() -> None:
 
 def test_nothing_observed_fails_what_needs_evidence() -> None:
     assert failed() == ["shadow: enough queries", "shadow: overlap", "shadow: latency"]
+    remedies = {item.remedy for item in gate(Stats(), ShadowSettings()) if not item.passed}
+    assert remedies == {"Let live traffic run longer, or raise shadow.sample."}
 
 
 def test_a_gate_that_asks_for_no_queries_passes_on_none() -> None:
