@@ -43,14 +43,35 @@ def test_a_minimal_configuration_has_the_documented_defaults() -> None:
     assert config.warnings == ()
 
 
-def test_the_example_loads_and_overrides_the_preset() -> None:
+def test_the_example_loads_and_what_it_proposes_overrides_the_preset() -> None:
     variables = {"OLD_DSN": "dbname=old", "NEW_DSN": "dbname=new", "LEDGER_DSN": "dbname=ledger"}
     config = load_text(example(), "example.yaml", variables)
+    index = config.new.layouts["documents"].index
+    assert index is not None
+    assert index.m != 24
+    before, _, proposed = example().rpartition("# collections:\n")
+    config = load_text(
+        before + "collections:\n" + proposed.replace("#  ", " "), "example.yaml", variables
+    )
     index = config.new.layouts["documents"].index
     assert index is not None
     assert (index.name, index.m) == ("documents_embedding_hnsw", 24)
     assert config.settings.old.dsn == "dbname=old"
     assert config.settings.telemetry.otlp_endpoint == ""
+
+
+def test_the_example_serves_the_other_preset_and_the_other_engine_too() -> None:
+    variables = {"OLD_DSN": "dbname=old", "LEDGER_DSN": "dbname=ledger"}
+    new = 'new: {engine: postgresql, dsn: "${NEW_DSN}", pool_size_max: 8}\n'
+    lance = "new: {engine: lancedb, uri: /var/lib/crossfade/data}\n"
+    assert f"# {lance}" in example()
+    text = example().replace(f"# {lance}", "").replace(new, lance)
+    items = load_text(text.replace("preset: doc-server", "preset: work-items"), "e", variables)
+    assert set(items.collections) == {"work_items"}
+    no_index = "collections: {documents: {new: {index: null}}}\n"
+    assert f"# {no_index}" in text
+    documents = load_text(text.replace(f"# {no_index}", no_index), "e", variables)
+    assert documents.new.layouts["documents"].index is None
 
 
 def test_load_reads_a_file_and_names_it_in_errors(tmp_path: Path) -> None:

@@ -69,6 +69,14 @@ def test_the_shortest_configuration_loads(tmp_path: Path) -> None:
     assert "documents" in config.old.collections
 
 
+def test_the_configuration_of_work_items_loads(tmp_path: Path) -> None:
+    file = tmp_path / "crossfade.yaml"
+    file.write_text(blocks("yaml")[1])
+    names = ("OLD_DSN", "LEDGER_DSN")
+    config = load(file, {name: f"postgresql://localhost/{name.lower()}" for name in names})
+    assert set(config.collections) == {"work_items"}
+
+
 def test_the_example_of_collections_loads(tmp_path: Path) -> None:
     whole = {
         "version": 1,
@@ -76,7 +84,7 @@ def test_the_example_of_collections_loads(tmp_path: Path) -> None:
         "old": {"engine": "memory"},
         "new": {"engine": "memory"},
         "ledger": {"engine": "memory"},
-        **yaml.safe_load(blocks("yaml")[1]),
+        **yaml.safe_load(blocks("yaml")[2]),
     }
     file = tmp_path / "crossfade.yaml"
     file.write_text(yaml.safe_dump(whole))
