@@ -32,6 +32,8 @@ from proxy.telemetry.setup import Telemetry, build_telemetry
 log = logging.getLogger(__name__)
 
 _GRACE_S = 5.0
+_CANCEL_S = 2.0
+_CANCELS_MAX = 5
 _RECONCILER = "reconciler"
 
 
@@ -103,9 +105,7 @@ async def running(
                 parts.reconciler.stop()
                 ended = await _quiesce(parts, server)
                 await _wait_for_reconciler(tasks)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
+                await _cancel(tasks)
                 if ended:
                     await _leave(parts, clock)
     finally:
@@ -204,6 +204,18 @@ async def _wait_for_reconciler(tasks: Iterable[asyncio.Task[None]]) -> None:
     running_ones = [task for task in tasks if task.get_name() == _RECONCILER]
     if running_ones:
         await asyncio.wait(running_ones, timeout=_GRACE_S)
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """End tasks; a cancellation that a library swallowed is sent again."""
+    left = set(tasks)
+    for _ in range(_CANCELS_MAX):
+        for task in left:
+            task.cancel()
+        if left:
+            _, left = await asyncio.wait(left, timeout=_CANCEL_S)
+    for task in left:
+        log.error("%s does not end; the proxy stops without it", task.get_name())
 
 
 async def _quiesce(parts: Parts, server: NativeServer) -> bool:
