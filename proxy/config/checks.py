@@ -39,10 +39,13 @@ def check_settings(settings: Settings, source: Source) -> tuple[Violation, ...]:
         _timing(settings),
         _listen(settings),
     )
+    # A value that could not be filled in is empty, and has been told once.
+    told = {problem.where for problem in source.problems}
     return tuple(
-        Violation(where=source.where(path), expected=expected, got=got)
+        Violation(where=where, expected=expected, got=got)
         for check in checks
         for path, expected, got in check
+        if (where := source.where(path)) not in told
     )
 
 

@@ -176,7 +176,7 @@ def _settings(
         settings = Settings.model_validate(plain)
     except ValidationError as error:
         broken = [item["loc"] for item in error.errors(include_url=False)]
-        rest = _stood_in(_without(plain, broken))
+        rest = _stood_in(_without(plain, broken), broken)
         return None, from_pydantic(error, source, Settings) + _checked_rest(rest, source)
     return settings, check_settings(settings, source)
 
@@ -203,14 +203,27 @@ def _without(data: Mapping[str, object], paths: list[tuple[int | str, ...]]) -> 
     return result
 
 
-def _stood_in(data: dict[str, object]) -> dict[str, object]:
-    """Put something harmless where a required value is broken or missing, so that the rest can be
-    checked all the same."""
-    engine = {"engine": "postgresql", "dsn": "dbname=stand-in"}
-    for name, stand_in in {"old": engine, "new": {**engine, "dsn": "dbname=other"}}.items():
-        section = data.get(name)
-        data[name] = {**stand_in, **section} if isinstance(section, dict) else stand_in
-    return {"migration": "stand-in", "ledger": {"dsn": "dbname=stand-in"}, **data}
+_ENGINES_OWN = ("dsn", "uri", "namespace", "lance")
+"""What a store has or has not by its engine."""
+
+
+def _stood_in(
+    data: dict[str, object], broken: Iterable[tuple[int | str, ...]]
+) -> dict[str, object]:
+    """Put something harmless where a required value is broken, so that the rest can be checked all
+    the same, and what a section that is there leaves out is found, too."""
+    wrong = frozenset(broken)
+    for name in ("old", "new", "ledger"):
+        given = data.get(name)
+        section = dict(given) if isinstance(given, dict) else {}
+        if not isinstance(given, dict) or (name, "engine") in wrong:
+            # Of what engine it is nobody knows, so nothing of an engine's own can be wrong.
+            section = {key: section[key] for key in section if key not in _ENGINES_OWN}
+            section |= {"engine": "postgresql", "dsn": "dbname=stand-in"}
+        elif (name, "dsn") in wrong:
+            section["dsn"] = "dbname=stand-in"
+        data[name] = section
+    return {"migration": "stand-in", **data}
 
 
 def _with_preset(source: Source) -> tuple[Source, tuple[Violation, ...]]:

@@ -98,6 +98,19 @@ def test_a_missing_or_binary_or_oversized_file_is_a_clear_error(tmp_path: Path) 
         load(large)
 
 
+def test_what_is_left_out_is_told_beside_other_errors_and_nothing_twice() -> None:
+    beside = (
+        'version: 2\nmigration: docs\npreset: doc-server\nold: {engine: postgresql, dsn: "${NO}"}\n'
+    )
+    text = "\n".join(refused(beside + "new: {engine: postgresql}\nledger: {dsn: 5}\n"))
+    assert text.count("c.yaml:4") == text.count("c.yaml:5") == text.count("c.yaml:6") == 1
+    assert "c.yaml:5 (new.dsn): expected a connection string" in text
+    sound = beside.replace("2", "1").replace("${NO}", "x")
+    rest = 'new: {engine: lance, uri: /a}\nledger: {dsn: "dbname=l"}\n'
+    (lance,) = refused(sound + rest)
+    assert "c.yaml:5 (new.engine)" in lance
+
+
 def test_every_error_is_reported_at_once_each_with_its_line() -> None:
     found = refused(
         """\
