@@ -221,7 +221,19 @@ def _coverage(spec: CollectionSpec, layout: Layout, at: Path) -> Iterator[Compla
         places += 0 if name in spec.key and places else packed[name]
         if places > 1:
             expected = f'one place for "{name}"'
-            yield Complaint(path=(*at, "columns"), expected=expected, got=f"{places}")
+            found = ", ".join(_places(layout, name))
+            got = f"{places} ({found}; null removes a column of the preset)"
+            yield Complaint(path=(*at, "columns"), expected=expected, got=got)
+
+
+def _places(layout: Layout, name: str) -> list[str]:
+    """Return where a field lies: columns by name, and the constants."""
+    columns = [
+        column.name
+        for column in layout.columns
+        if name in (column.field, column.rest, *(item.field for item in column.packed))
+    ]
+    return [*columns, "constants"] if name in layout.constants else columns
 
 
 def _sequences(spec: CollectionSpec, layout: Layout, at: Path) -> Iterator[Complaint]:

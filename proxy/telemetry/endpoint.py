@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import start_wsgi_server
 
 from proxy.config.checks import split_address
-from proxy.errors import Unavailable
+from proxy.errors import ConfigInvalid
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +25,16 @@ class MetricsEndpoint:
         """Listen at `address` ("127.0.0.1:9464"; port 0 picks a free one).
 
         Raises:
-            Unavailable: the address cannot be bound; the message names it.
+            ConfigInvalid: the address cannot be bound; the message names it.
         """
         host, port = split_address(address)
         try:
             server, thread = start_wsgi_server(port, addr=host, registry=registry)
         except OSError as error:
-            raise Unavailable(
-                f"The metrics endpoint cannot listen on {address}: {error.strerror or error}.",
-                where="proxy",
-                hint='Set listen.metrics to another address, or to "" for none.',
+            raise ConfigInvalid(
+                f"The metrics endpoint cannot listen on {address}: {error.strerror or error}."
+                ' Name another: listen.metrics (`crossfade reconcile --metrics`); "" is none.',
+                (),
             ) from error
         self._server: WSGIServer = server
         self._thread: threading.Thread = thread

@@ -210,7 +210,7 @@ def test_defaults_take_their_meaning_from_the_type() -> None:
         ("vector: {dim: 4}", "vector: {dim: 0}", "(collections.things.vector.dim): expected"),
         ("    vector: {dim: 4}\n", "", "a vector of the collection, or no vector column"),
         ("table: a, columns: {id: id", "table: a, columns: {id: body", 'a column or a constant for the key field "id"'),
-        ("table: a, columns: {id: id", "table: a, columns: {id: id, id2: id", 'one place for "id", got 2'),
+        ("table: a, columns: {id: id", "table: a, columns: {id: id, id2: id", 'one place for "id", got 2 (id, id2; null removes'),
         ("table: a, columns: {id: id", "table: a, columns: {id: id, x: nope", 'expected a field of things'),
         ("table: a, columns: {id: id", "table: a, columns: {id: id, x: {}", "exactly one of field, vector: true, packed"),
         ("table: a, columns: {id: id", "table: a, columns: {id: id, x: {field: n, vector: true}", "got field, vector"),

@@ -166,7 +166,8 @@ def _cannot_listen(address: str) -> Rejected:
     return Rejected(
         f"Cannot listen on {address}.",
         reason=Reason.FAILED_PRECONDITION,
-        hint="Another process may have the port, or this machine may not have the address.",
+        hint="Another process may have the port, or this machine may not have the address: correct"
+        " listen.address.",
     )
 
 

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from proxy.clock import SystemClock
 from proxy.config.settings import TelemetrySettings
 from proxy.controlplane import ControlPlane, Status, StoreHealth
-from proxy.errors import Unavailable
+from proxy.errors import ConfigInvalid, Unavailable
 from proxy.ledger.types import Job, JobKind, JobState, Phase, Replica, Routing
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.catalogue import CATALOGUE, Kind
@@ -186,7 +186,7 @@ async def test_polling_goes_on_through_an_outage_and_warns_once(
 def test_an_address_in_use_is_a_clear_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(Unavailable, match=f"cannot listen on {address}") as caught:
+        with pytest.raises(ConfigInvalid, match=f"cannot listen on {address}") as caught:
             build_telemetry(TelemetrySettings(), migration="docs", metrics_address=address)
     assert "listen.metrics" in str(caught.value)
 
