@@ -7,12 +7,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from crossfade.client import control_types as there
 from typer.testing import CliRunner, Result
 
 from proxy.cli import demo as commands_demo
+from proxy.cli import phase as commands_phase
 from proxy.cli.exits import EXIT_HELP, ExitCode, exit_code
 from proxy.cli.main import app, reflowed
 from proxy.cli.session import only_error
@@ -286,6 +291,28 @@ def test_an_address_that_cannot_be_served_is_one_clear_message(
     assert done.returncode == 2
     assert expected.format(taken=taken) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_after_the_last_phase_there_is_no_next_step_and_nothing_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Ended:
+        """The control plane of a migration that has ended; it can be asked for its status alone."""
+
+        async def status(self) -> SimpleNamespace:
+            routing = there.Routing(
+                epoch=9, phase=there.Phase.NEW_ONLY, primary="new", traffic_percent=100, hold=False
+            )
+            return SimpleNamespace(routing=routing)
+
+    @asynccontextmanager
+    async def control(_target: object) -> AsyncIterator[Ended]:
+        yield Ended()
+
+    monkeypatch.setattr(commands_phase, "control", control)
+    result = crossfade("phase", "--address", "127.0.0.1:1")
+    assert result.exit_code == 0
+    assert "The migration has ended: there is no next step." in result.output
 
 
 def test_paragraphs_of_help_are_joined_and_examples_stay_as_they_are() -> None:
