@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from proxy.cli.output import Output
-from proxy.cli.remote import Target, actor_name, as_ours, control, target_of
+from proxy.cli.remote import Target, actor_name, as_ours, control, not_ours, target_of
 from proxy.errors import Reason, Rejected, Unavailable
 
 if TYPE_CHECKING:
@@ -46,11 +46,7 @@ async def reconciling_proxy(config: Config) -> Target | None:
         return None
     if migration == settings.migration:
         return target
-    raise Rejected(
-        f"The proxy at {settings.listen.address} serves {migration}, not {settings.migration}.",
-        reason=Reason.FAILED_PRECONDITION,
-        hint="Correct listen.address, or migration, in the configuration.",
-    )
+    raise not_ours(settings.listen.address, migration, settings.migration)
 
 
 async def require_free(config: Config, *, here: bool) -> None:

@@ -21,6 +21,7 @@ from proxy.cli.remote import (
     actor_name,
     control,
     proxy_of,
+    require_ours,
 )
 from proxy.cli.session import JsonOption, begin, finish, run
 from proxy.errors import Rejected, Violation
@@ -153,6 +154,7 @@ async def _do(target: Target, asked: _Request, output: Output) -> ExitCode:
             return ExitCode.OK
         if asked.action is Action.WATCH:
             return await _watch(client, asked.number, output)
+        await require_ours(client, target)
         if asked.action in _STARTS:
             kind = JobKind(asked.action.value)
             made = await client.start_job(kind, asked.params, actor=asked.actor)

@@ -22,6 +22,7 @@ from proxy.cli.remote import (
     actor_name,
     control,
     proxy_of,
+    require_ours,
 )
 from proxy.cli.session import JsonOption, begin, finish, run
 
@@ -103,6 +104,7 @@ async def _change(proxy: Target, step: _Step) -> Change:
     from crossfade.client.control_types import Change, Phase
 
     async with control(proxy) as client:
+        await require_ours(client, proxy)
         if step.target is None:
             routing = (await client.status()).routing
             order = list(Phase)

@@ -91,11 +91,12 @@ _UNREACHABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A proxy and how to trust it."""
+    """A proxy and how to trust it; `migration`: which one it must serve, "" for any."""
 
     address: str
     tls_ca: Path | None = None
     tls_cert: Path | None = None
+    migration: str = ""
 
 
 def proxy_of(
@@ -113,17 +114,43 @@ def proxy_of(
     file = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
     if address or file is None:
         return Target(address=address or DEFAULT_ADDRESS, tls_ca=tls_ca, tls_cert=tls_cert)
-    from proxy.config.loader import load_listen
+    from proxy.config.loader import locate
 
-    listen = load_listen(file)
-    found = target_of(listen)
+    told = locate(file)
+    found = target_of(told.listen)
     if found is None:
         raise ConfigInvalid(
-            f"{file}: nobody can know where a proxy with listen.address {listen.address} is found;"
-            " name it with --address or CROSSFADE_ADDRESS.",
+            f"{file}: nobody can know where a proxy with listen.address {told.listen.address} is"
+            " found; name it with --address or CROSSFADE_ADDRESS.",
             (),
         )
-    return replace(found, tls_ca=tls_ca or found.tls_ca, tls_cert=tls_cert or found.tls_cert)
+    return replace(
+        found,
+        tls_ca=tls_ca or found.tls_ca,
+        tls_cert=tls_cert or found.tls_cert,
+        migration=told.migration,
+    )
+
+
+async def require_ours(client: ControlClient, target: Target) -> None:
+    """Return if the proxy serves the migration that the configuration names, or none is named.
+
+    Raises:
+        Rejected(FAILED_PRECONDITION): another migration's proxy answers there.
+    """
+    if target.migration:
+        served = (await client.status()).migration
+        if served != target.migration:
+            raise not_ours(target.address, served, target.migration)
+
+
+def not_ours(address: str, served: str, ours: str) -> Rejected:
+    """Say that another migration's proxy answers at an address of ours."""
+    return Rejected(
+        f"The proxy at {address} serves {served}, not {ours}.",
+        reason=Reason.FAILED_PRECONDITION,
+        hint="Correct listen.address, or migration, in the configuration.",
+    )
 
 
 def target_of(listen: ListenSettings) -> Target | None:

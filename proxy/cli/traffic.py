@@ -20,6 +20,7 @@ from proxy.cli.remote import (
     actor_name,
     control,
     proxy_of,
+    require_ours,
 )
 from proxy.cli.session import JsonOption, begin, finish, run
 
@@ -73,6 +74,7 @@ def traffic(
 
     async def change() -> Change:
         async with control(proxy) as client:
+            await require_ours(client, proxy)
             return await client.set_traffic(
                 percent, actor=actor_name(actor), reason=reason, dry_run=dry_run, force=force
             )

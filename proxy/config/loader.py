@@ -61,35 +61,35 @@ def load(path: FilePath | str, environment: Mapping[str, str] | None = None) -> 
     return load_text(_text_of(FilePath(path)), str(path), environment)
 
 
-def load_listen(
-    path: FilePath | str, environment: Mapping[str, str] | None = None
-) -> ListenSettings:
-    """Read from the file where its proxy listens, and nothing else.
+class Whereabouts(BaseModel):
+    """Where the proxy of a migration listens: the part of a configuration that `locate` reads."""
+
+    migration: str = ""
+    listen: ListenSettings = ListenSettings()
+
+
+def locate(path: FilePath | str, environment: Mapping[str, str] | None = None) -> Whereabouts:
+    """Read from the file whose proxy listens where, and nothing else.
 
     Whoever commands a proxy from elsewhere needs none of the variables with the stores' secrets.
 
     Raises:
-        ConfigInvalid: the file cannot be read, or `listen` is wrong.
+        ConfigInvalid: the file cannot be read, or what it says of this is wrong.
     """
     name = str(path)
     variables = os.environ if environment is None else environment
     source = read(_text_of(FilePath(path)), name, variables)
     if not isinstance(source.data, Mapping):
         raise _not_a_mapping(source, name)
-    problems = [found for found in source.problems if "(listen" in found.where]
+    parts = tuple(f"({name}" for name in Whereabouts.model_fields)
+    problems = [found for found in source.problems if any(part in found.where for part in parts)]
     if problems:
         raise _invalid(source, name, problems)
+    given = {key: source.data.get(key) for key in Whereabouts.model_fields}
     try:
-        given = {"listen": source.data.get("listen") or {}}
-        return _Listening.model_validate(given).listen
+        return Whereabouts.model_validate({key: value for key, value in given.items() if value})
     except ValidationError as error:
-        raise _invalid(source, name, from_pydantic(error, source, _Listening)) from error
-
-
-class _Listening(BaseModel):
-    """The one section that `load_listen` reads."""
-
-    listen: ListenSettings
+        raise _invalid(source, name, from_pydantic(error, source, Whereabouts)) from error
 
 
 def _text_of(file: FilePath) -> str:

@@ -10,14 +10,16 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from crossfade.client import control_types as there
 from typer.testing import CliRunner, Result
 
 from proxy.cli import demo as commands_demo
+from proxy.cli import job as commands_job
 from proxy.cli import phase as commands_phase
+from proxy.cli import traffic as commands_traffic
 from proxy.cli.exits import EXIT_HELP, ExitCode, exit_code
 from proxy.cli.main import app, reflowed
 from proxy.cli.session import only_error
@@ -293,23 +295,48 @@ def test_an_address_that_cannot_be_served_is_one_clear_message(
     assert "Traceback" not in done.stderr
 
 
+class Ended:
+    """The control plane of a migration that has ended; it can be asked for its status alone."""
+
+    async def status(self) -> SimpleNamespace:
+        """Return what a command looks at."""
+        routing = there.Routing(
+            epoch=9, phase=there.Phase.NEW_ONLY, primary="new", traffic_percent=100, hold=False
+        )
+        return SimpleNamespace(migration="theirs", routing=routing)
+
+
+@asynccontextmanager
+async def ended(_target: object) -> AsyncIterator[Ended]:
+    yield Ended()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        (commands_phase, ["phase", "shadow"]),
+        (commands_phase, ["phase"]),
+        (commands_traffic, ["traffic", "50"]),
+        (commands_job, ["job", "verify"]),
+        (commands_job, ["job", "cancel", "1"]),
+    ],
+)
+def test_no_command_changes_the_migration_of_somebody_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: ModuleType, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(module, "control", ended)
+    monkeypatch.delenv("CROSSFADE_ADDRESS", raising=False)
+    file = tmp_path / "c.yaml"
+    file.write_text("migration: ours\n")
+    result = crossfade(*arguments, "--config", str(file))
+    assert result.exit_code == 1
+    assert "The proxy at 127.0.0.1:50051 serves theirs, not ours." in result.stderr
+
+
 def test_after_the_last_phase_there_is_no_next_step_and_nothing_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Ended:
-        """The control plane of a migration that has ended; it can be asked for its status alone."""
-
-        async def status(self) -> SimpleNamespace:
-            routing = there.Routing(
-                epoch=9, phase=there.Phase.NEW_ONLY, primary="new", traffic_percent=100, hold=False
-            )
-            return SimpleNamespace(routing=routing)
-
-    @asynccontextmanager
-    async def control(_target: object) -> AsyncIterator[Ended]:
-        yield Ended()
-
-    monkeypatch.setattr(commands_phase, "control", control)
+    monkeypatch.setattr(commands_phase, "control", ended)
     result = crossfade("phase", "--address", "127.0.0.1:1")
     assert result.exit_code == 0
     assert "The migration has ended: there is no next step." in result.output
