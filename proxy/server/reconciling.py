@@ -63,6 +63,8 @@ async def reconcile_beside(reconciler: Reconciler, opening: Opening, clock: Cloc
     """
     while not (opening.complete or reconciler.stopping):
         await clock.sleep(_OPENING_POLL_S)
+    if reconciler.stopping:
+        return
     log.info("this proxy reconciles too: jobs, repairs and what dead replicas left")
     while not reconciler.stopping:
         try:
