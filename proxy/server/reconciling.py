@@ -51,7 +51,7 @@ def build_reconciler(
 
     One for both: it remembers the writes that were given up and may still land.
     """
-    tools = Tools(clock=clock, observer=JobMetrics(metrics), embedder=embedder)
+    tools = Tools(clock=clock, observer=JobMetrics(metrics, clock), embedder=embedder)
     return Reconciler(stores, ledger, settings, owner=owner_name(), tools=tools)
 
 

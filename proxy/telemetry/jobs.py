@@ -5,11 +5,18 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from proxy.clock import Clock, SystemClock
 from proxy.ledger.types import Job
 from proxy.telemetry.gauges import job_counts
 from proxy.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+REPEAT_S = 10.0
+"""So long the same is not told again: a ledger that is away is asked several times a second."""
+
+TOLD_MAX = 100
+"""Of so many different troubles at once it is known that they were told."""
 
 
 class Batch(Protocol):
@@ -30,8 +37,10 @@ class Batch(Protocol):
 class JobMetrics:
     """Satisfies `reconcile.checkpoint.Observer`; returns at once, never raises."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, clock: Clock | None = None) -> None:
         self._metrics = metrics
+        self._clock = clock or SystemClock()
+        self._told: dict[str, float] = {}
 
     def progress(self, job: Job) -> None:
         """A job's stored progress changed."""
@@ -44,5 +53,11 @@ class JobMetrics:
         )
 
     def problem(self, where: str, error: Exception) -> None:
-        """Something went wrong that the reconciler will try again."""
-        log.warning("%s: %s", where, error)
+        """Something went wrong that the reconciler will try again; it is not told each time."""
+        now_s = self._clock.monotonic_s()
+        self._told = {text: at for text, at in self._told.items() if now_s - at < REPEAT_S}
+        text = f"{where}: {error}"
+        if text not in self._told:
+            log.warning("%s", text)
+            if len(self._told) < TOLD_MAX:
+                self._told[text] = now_s

@@ -22,6 +22,7 @@ from proxy.ledger.types import Job, JobKind, JobState, Phase, Replica, Routing
 from proxy.stores.memory import MemoryStore
 from proxy.telemetry.catalogue import CATALOGUE, Kind
 from proxy.telemetry.gauges import GaugePoller, report_status
+from proxy.telemetry.jobs import JobMetrics
 from proxy.telemetry.setup import Telemetry, build_telemetry
 from proxy.telemetry.traces import build_tracing
 from tests.doc_server import schemas
@@ -180,6 +181,28 @@ async def test_polling_goes_on_through_an_outage_and_warns_once(
     assert telemetry.registry.get_sample_value("crossfade_shadow_reads_total", observed) == 5
     labels = {"store": "old", "state": "records", "crossfade_migration": "docs"}
     assert telemetry.registry.get_sample_value("crossfade_store_pool", labels) == 0
+    await telemetry.close()
+
+
+async def test_the_same_trouble_of_a_job_is_told_every_ten_seconds_and_another_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stepped(SystemClock):
+        """A clock that stands where it is put."""
+
+        at_s = 0.0
+
+        def monotonic_s(self) -> float:
+            return self.at_s
+
+    clock = Stepped()
+    telemetry = build_telemetry(TelemetrySettings(), migration="m", metrics_address="")
+    observer = JobMetrics(telemetry.metrics, clock)
+    for at_s in range(21):
+        clock.at_s = float(at_s)
+        observer.problem("repair", Unavailable("the ledger is away"))
+    observer.problem("sweep", Unavailable("the ledger is away"))
+    assert caplog.messages == ["repair: the ledger is away"] * 3 + ["sweep: the ledger is away"]
     await telemetry.close()
 
 
