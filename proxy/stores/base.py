@@ -175,7 +175,7 @@ class Store(Protocol):
         """
 
     async def rest(self, *, for_s: float, deadline_s: float) -> None:
-        """Return when no upkeep keeps writes waiting, and begin none for at least `for_s` seconds.
+        """Return when no write waits for upkeep, and begin none for at least `for_s` seconds.
 
         There is nothing to do for a store that never tidies its tables between writes.
 

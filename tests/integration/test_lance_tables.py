@@ -334,12 +334,18 @@ async def test_at_rest_nothing_is_optimised_and_what_was_under_way_has_ended(
     resting = asyncio.create_task(store.rest(for_s=60, deadline_s=20))
     await asyncio.sleep(0)
     assert not resting.done()
+    writing = asyncio.create_task(put(store, item("waited")))
+    await asyncio.sleep(0)
     may_end.set()
     await resting
+    assert "waited" in {
+        key[0] for key in await store.range_keys("items", KeyRange(), order="C", deadline_s=20)
+    }
+    await writing
     upkeep.committed(10_000, 1_000_000)
     assert not upkeep.due(idle_s=60)
     await put(store, item("k0"))
-    assert upkeep.commits == 10_001
+    assert upkeep.commits == 10_002  # the one that waited, and this
     await store.close()
 
 

@@ -111,7 +111,7 @@ class Writer:
         return await self._queue.ask(Job(work=work, lands=lands), deadline_s=deadline_s)
 
     async def rest(self, *, for_s: float, deadline_s: float) -> None:
-        """Begin no optimisation for so long; return when the one under way has ended.
+        """Begin no optimisation for so long; return when what waited for one has been written.
 
         Raises:
             Unavailable: it does not end within `deadline_s`.
@@ -119,7 +119,9 @@ class Writer:
         self._put_off(deadline_s + for_s)
         try:
             async with asyncio.timeout(deadline_s):
-                await self._tidied.wait()
+                if not self._tidied.is_set():
+                    await self._tidied.wait()
+                    await self.alone(_nothing, deadline_s=deadline_s, lands=False)
         except TimeoutError as error:
             raise Unavailable(
                 f"The {self._store} store still optimises {self._names}.", where=self._store
@@ -370,6 +372,10 @@ class Writer:
             job.fail(error)
         else:
             job.fail(Ambiguous(str(error), where=self._store))
+
+
+async def _nothing() -> None:
+    """Work that has its turn after every write before it."""
 
 
 def families(tables: Mapping[str, OpenTable]) -> list[dict[str, OpenTable]]:
