@@ -15,7 +15,7 @@ from typing import Any, Final
 import lancedb
 
 _M_ARENA_MAX: Final = -8  # of mallopt(3)
-_INDEX_CACHE_BYTES: Final = 512 * 2**20
+_INDEX_CACHE_BYTES: Final = 256 * 2**20
 _METADATA_CACHE_BYTES: Final = 128 * 2**20
 
 
