@@ -84,6 +84,7 @@ class Membership:
         self.routing: Routing | None = None
         self.reachable = False
         self._complain_s = 0.0
+        self._left = False
 
     async def start(self) -> None:
         """Register, so that `routing` is known. Raises Unavailable, Corrupt."""
@@ -271,8 +272,8 @@ class Membership:
             ) from error
 
     def _wake_acknowledger(self) -> None:
-        if self._older_than(self.current.epoch):
-            return  # the last of those wakes it
+        if self._left or self._older_than(self.current.epoch):
+            return  # of older ones the last wakes it
         task = asyncio.create_task(self._acknowledge_soon(), name="acknowledge")
         self._acknowledging.add(task)
         task.add_done_callback(self._acknowledging.discard)
@@ -285,6 +286,7 @@ class Membership:
 
     async def stop(self) -> None:
         """Say that nothing of this replica is in flight any more. Raises Unavailable."""
+        self._left = True
         await self._stop_acknowledging()
         await self._drain()
         for name in (*self._former, self.replica_id):

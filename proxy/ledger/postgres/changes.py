@@ -46,8 +46,11 @@ class Changes:
         except psycopg.Error as error:
             _log.debug("the ledger is listened to no more: %s", error)
         finally:
-            self._tell()  # they look for themselves
-            await connection.close()
+            try:
+                await connection.close()
+            finally:
+                # Last of all: who comes meanwhile is told too, and looks for himself.
+                self._tell()
 
     def _tell(self) -> None:
         heard, self._heard = self._heard, asyncio.Event()

@@ -97,3 +97,21 @@ async def test_a_ledger_that_stays_away_is_logged_once_in_a_while(
     running.cancel()
     said = [record.message for record in caplog.records if "out of reach" in record.message]
     assert said == ["the ledger is out of reach: nobody there"]
+
+
+async def test_a_replica_that_has_left_does_not_join_again_when_its_last_write_ends() -> None:
+    ledger, drain = MemoryLedger(SystemClock()), SlowDrain()
+    drain.may_end.set()
+    member = await member_of(ledger, drain)
+    await member.start()
+    async with member.admit() as ticket:
+        member.linger(ticket, 0.01)
+    await next_epoch(ledger)
+    await member.refresh()
+    await member.stop()
+    async with asyncio.timeout(10):
+        while member._lingering:
+            await asyncio.sleep(0.005)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [replica.alive for replica in await ledger.replicas()] == [False]
