@@ -45,8 +45,9 @@ class History:
         self._intents: list[tuple[Intent, Intent]] = []
         self._copies: list[tuple[CopySnapshot, CopySnapshot]] = []
 
-    async def run(self) -> None:
-        """Live through the history."""
+    async def run(self) -> int:
+        """Live through the history; return how many steps both ledgers answered alike."""
+        alike = 0
         for _ in range(3):
             await self._register()
         often = [self._append, self._settle] * 5
@@ -55,6 +56,8 @@ class History:
         for _ in range(STEPS):
             await self._rng.choice([*often, *seldom, *rare])()
             await self._ask_everything()
+            alike += 1
+        return alike
 
     async def _both(self, ask: Callable[[int, Ledger], Awaitable[T]]) -> tuple[T | str, T | str]:
         answers: list[T | str] = []
@@ -242,4 +245,4 @@ async def test_the_ledgers_answer_alike_through_random_histories(
     for seed in range(first, first + HISTORIES):
         print(f"CROSSFADE_SEED={seed}")
         async with _ledgers(dsn, seed) as ledgers:
-            await History(seed, ledgers).run()
+            assert await History(seed, ledgers).run() == STEPS

@@ -41,7 +41,7 @@ async def test_cuts_half_closes_holds_delays_throttles_and_refusals_lose_nothing
     async with trial.under_load():
         for relay in relays:
             await break_in_every_way(trial, relay)
-    await trial.ends_well()
+    assert await trial.ends_well() > 0
 
 
 async def test_clients_that_cancel_at_random_lose_nothing_of_what_was_acknowledged(

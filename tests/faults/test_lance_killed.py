@@ -176,6 +176,7 @@ async def test_no_acknowledged_write_is_lost_whatever_the_proxy_died_in(
                 load.stopping = True
         print(f"kills {story.kills}, landed {story.landed}, {[load.errors for load in loads]}")
         await scene.quiet()
+        assert all(load.oracle.acknowledged for load in loads)
         await ends_well(story, seed)
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.doc_server import create_tables
+from tests.faults.harness.relay import Relay, relay_to
 from tests.integration.databases import Databases
 
 
@@ -23,3 +24,13 @@ async def both(new_database: Callable[[], str]) -> AsyncIterator[Databases]:
     yield made
     await made.old.close()
     await made.new.close()
+
+
+@pytest.fixture
+async def relay(new_database: Callable[[], str]) -> AsyncIterator[Relay]:
+    """Return a relay before a database of the new layout, which `direct` leads to."""
+    dsn = new_database()
+    create_tables(dsn, "new")
+    async with relay_to(dsn) as relay:
+        relay.direct = dsn  # type: ignore[attr-defined]  # for the tests alone
+        yield relay

@@ -7,7 +7,7 @@ that nobody expects any more would undo what others have written meanwhile.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -20,19 +20,10 @@ from proxy.model import Applied, Write
 from proxy.stores.postgres import PostgresStore
 from proxy.stores.postgres.connection import Connection, _in_time, _TooLateError
 from proxy.stores.postgres.pool import Pool
-from tests.doc_server import create_tables, document, schemas, source
-from tests.faults.harness.relay import Relay, relay_to
+from tests.doc_server import document, schemas, source
+from tests.faults.harness.relay import Relay
 
 DEADLINE_S = 0.3
-
-
-@pytest.fixture
-async def relay(new_database: Callable[[], str]) -> AsyncIterator[Relay]:
-    dsn = new_database()
-    create_tables(dsn, "new")
-    async with relay_to(dsn) as relay:
-        relay.direct = dsn  # type: ignore[attr-defined]  # for the tests alone
-        yield relay
 
 
 @pytest.fixture

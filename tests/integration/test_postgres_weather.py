@@ -14,17 +14,8 @@ from proxy.errors import Ambiguous, Unavailable
 from proxy.model import Applied
 from proxy.query import KeyRange, ListQuery
 from proxy.stores.postgres import PostgresStore
-from tests.doc_server import create_tables, document, patch, schemas, source
-from tests.faults.harness.relay import Relay, relay_to
-
-
-@pytest.fixture
-async def relay(new_database: Callable[[], str]) -> AsyncIterator[Relay]:
-    dsn = new_database()
-    create_tables(dsn, "new")
-    async with relay_to(dsn) as relay:
-        relay.direct = dsn  # type: ignore[attr-defined]  # for the tests alone
-        yield relay
+from tests.doc_server import document, patch, schemas, source
+from tests.faults.harness.relay import Relay
 
 
 def direct(relay: Relay) -> str:

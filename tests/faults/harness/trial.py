@@ -220,14 +220,19 @@ class Trial:
         """Return the ends of the logs of the proxies."""
         return "\n".join(replica.process.tail(8) for replica in self.live.values())
 
-    async def ends_well(self, *, quiet_s: float = QUIET_S) -> None:
-        """Nothing acknowledged is lost, both stores hold the same, errors were clear."""
+    async def ends_well(self, *, quiet_s: float = QUIET_S) -> int:
+        """Nothing acknowledged is lost, both stores hold the same, errors were clear.
+
+        Returns:
+            How many rows both stores hold, each as the clients were told.
+        """
         await self.scene.quiet(quiet_s)
         await self.pair.assert_equal()
         stored = await self.pair.old.rows(self.load.collection)
         self.load.assert_nothing_lost(stored, seed=self.seed)
         unclear = {name for name in self.load.errors if name.split()[0] not in CLEAR}
         assert not unclear, f"seed {self.seed}: {self.load.errors}"
+        return len(stored)
 
 
 @asynccontextmanager

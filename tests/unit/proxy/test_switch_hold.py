@@ -125,28 +125,19 @@ class Deaf(MemoryLedger):
         return changed
 
 
-async def test_a_swap_whose_answer_is_lost_is_reported_as_the_swap_it_was() -> None:
+@pytest.mark.parametrize("lost", ["swap", "hold"])
+async def test_a_swap_whose_answer_is_lost_is_the_swap_it_was_and_leaves_no_hold(
+    lost: str,
+) -> None:
     ledger = Deaf()
     async with replica(ledger) as rig:
         service = control(rig)
         await to_ramp(rig, service)
-        ledger.lose = "swap"
+        ledger.lose = lost
         done = await change(service, Phase.NEW_PRIMARY)
         assert done.applied, done.message
         assert done.routing == await ledger.routing()
         assert (done.routing.primary, done.routing.hold) == ("new", False)
-
-
-async def test_a_hold_whose_answer_is_lost_does_not_outlive_its_swap() -> None:
-    ledger = Deaf()
-    async with replica(ledger) as rig:
-        service = control(rig)
-        await to_ramp(rig, service)
-        ledger.lose = "hold"
-        done = await change(service, Phase.NEW_PRIMARY)
-        assert done.applied, done.message
-        routing = await ledger.routing()
-        assert (routing.primary, routing.hold) == ("new", False)
 
 
 async def test_writes_are_not_held_longer_than_the_drain_may_take(

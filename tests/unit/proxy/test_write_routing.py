@@ -19,22 +19,28 @@ from tests.rig import Rig, context, replica, upsert, with_source
 KEY: Key = ("rust", "serde", "a")
 
 
+async def followed(rig: Rig) -> int:
+    """Step to dual_write; return the epoch once the replica follows it, acknowledged or not."""
+    changed = await rig.ledger.change_routing(
+        (await rig.ledger.routing()).epoch,
+        Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
+        EventDraft(kind="phase", actor="test"),
+    )
+    while rig.member.current.epoch != changed.epoch:
+        await asyncio.sleep(0)
+    return changed.epoch
+
+
 async def test_an_epoch_is_not_acknowledged_while_a_write_given_up_may_still_land() -> None:
     async with replica(writes=WriteSettings(late_write_s=0.2)) as rig:
         await with_source(rig)
         rig.stores["old"].fail_apply = Ambiguous("who knows", where="old")
         with pytest.raises(Ambiguous):
             await rig.plane.write(upsert(KEY), context())
-        changed = await rig.ledger.change_routing(
-            (await rig.ledger.routing()).epoch,
-            Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
-            EventDraft(kind="phase", actor="test"),
-        )
-        while rig.member.current.epoch != changed.epoch:
-            await asyncio.sleep(0)
+        epoch = await followed(rig)
         (alive,) = await rig.ledger.replicas()
-        assert alive.acked_epoch < changed.epoch
-        await rig.acknowledged(changed.epoch)
+        assert alive.acked_epoch < epoch
+        await rig.acknowledged(epoch)
 
 
 class LedgerDown:
@@ -106,18 +112,12 @@ async def test_an_epoch_is_acknowledged_only_when_earlier_writes_have_ended() ->
         rig.stores["old"].entered.clear()
         writing = asyncio.create_task(rig.plane.write(upsert(KEY), context()))
         await rig.stores["old"].entered.wait()
-        changed = await rig.ledger.change_routing(
-            (await rig.ledger.routing()).epoch,
-            Routing(epoch=0, phase=Phase.DUAL_WRITE, primary="old"),
-            EventDraft(kind="phase", actor="test"),
-        )
-        while rig.member.current.epoch != changed.epoch:
-            await asyncio.sleep(0)
+        epoch = await followed(rig)
         (alive,) = await rig.ledger.replicas()
-        assert alive.acked_epoch < changed.epoch, "a write of old_only is still on its way (B0)"
+        assert alive.acked_epoch < epoch, "a write of old_only is still on its way (B0)"
         gate.set()
         await writing
-        await rig.acknowledged(changed.epoch)
+        await rig.acknowledged(epoch)
 
 
 async def test_a_lost_lease_costs_a_new_registration_and_no_write(rig: Rig) -> None:

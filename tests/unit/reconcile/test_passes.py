@@ -217,3 +217,4 @@ async def test_a_pass_that_waits_is_not_lost_among_many_other_jobs(rig: Rig) -> 
     await many_jobs()
     async with serving(rig.reconciler("second")):
         await until(ended(rig, 3))
+    assert [job.state for job in await passes(rig)][:3] == [JobState.DONE] * 3
