@@ -16,6 +16,7 @@ from proxy.errors import Corrupt
 from proxy.ledger.memory import MemoryLedger
 from proxy.ledger.types import JobKind, JobState, Phase
 from proxy.query import KeyRange
+from proxy.stores.base import Store
 from proxy.stores.lancedb import LanceStore
 from proxy.stores.memory import MemoryStore
 from reconcile.jobs import Reconciler, Tools
@@ -49,6 +50,12 @@ async def doubled(folder: Path, key: str) -> None:
 async def keys_of_page(store: LanceStore, limit: int) -> list[str]:
     async with store.page("items", ALL, limit=limit, order="C", deadline_s=20) as page:
         return [str(key[0]) for key in page.keys]
+
+
+def reconciler_of(stores: dict[str, Store], ledger: MemoryLedger) -> Reconciler:
+    """Return a reconciler between two stores."""
+    clock = SystemClock()
+    return Reconciler(stores, ledger, ReconcileSettings(), owner="me", tools=Tools(clock=clock))
 
 
 async def test_the_reconciler_sees_what_bypassed_the_proxy(tmp_path: Path) -> None:
@@ -105,13 +112,7 @@ async def test_no_row_of_a_key_that_is_there_twice_is_chosen_by_chance(tmp_path:
     async with replica(ledger, {"old": Faulty(store), "new": Faulty(new)}) as rig:
         await rig.go(Phase.DUAL_WRITE)
         await ledger.mark_dirty("items", [("a",), ("b",)], reason="test")
-        reconciler = Reconciler(
-            {"old": store, "new": new},
-            ledger,
-            ReconcileSettings(),
-            owner="me",
-            tools=Tools(clock=clock),
-        )
+        reconciler = reconciler_of({"old": store, "new": new}, ledger)
         job = await reconciler.run_once(JobKind.REPAIR, {})
         assert job.state is JobState.DONE
         (letter,) = await ledger.dead_letters(limit=9)
@@ -133,13 +134,7 @@ async def test_a_backfill_and_a_verify_of_a_table_with_a_key_twice_fail_and_name
     ledger, new = MemoryLedger(clock), MemoryStore("new", schema(), clock)
     async with replica(ledger, {"old": Faulty(store), "new": Faulty(new)}) as rig:
         await rig.go(Phase.DUAL_WRITE)
-        reconciler = Reconciler(
-            {"old": store, "new": new},
-            ledger,
-            ReconcileSettings(),
-            owner="me",
-            tools=Tools(clock=clock),
-        )
+        reconciler = reconciler_of({"old": store, "new": new}, ledger)
         for kind in (JobKind.BACKFILL, JobKind.VERIFY):
             job = await reconciler.run_once(kind, {})
             assert job.state is JobState.FAILED
